@@ -1,0 +1,51 @@
+"""Package of lvit_jax: small, strong vision transformers in JAX/Flax."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CONFIGS = [
+    "lvit_jax.configs" + ("." + ".".join(p.relative_to("configs").parts) if p != Path("configs") else "")
+    for p in sorted({f.parent for f in Path("configs").rglob("*.py")})
+]
+
+TORCH = ["torch>=2.4", "safetensors", "timm>=1.0", "transformers>=4.40", "torchvision"]
+
+setup(
+    name="lvit_jax",
+    version="0.1.0",
+    description="Masked-image-modelling pre-training and distillation of lightweight vision transformers in JAX/Flax",
+    long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["lvit_jax", "lvit_jax.*"]) + CONFIGS,
+    # configs/ stands at the top level for its readers and installs inside the package, so that
+    # `--config=configs/demo/mae.py` resolves outside a clone too.
+    package_dir={"lvit_jax.configs": "configs"},
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "clu",
+        "etils[epath]",
+        "flax>=0.12.8",
+        "jax>=0.10",
+        "matplotlib",
+        "ml-collections",
+        "numpy",
+        "optax",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "pillow",
+        "scikit-learn",
+        "tensorboard",
+        "tensorflow-cpu; sys_platform != 'darwin'",
+        "tensorflow; sys_platform == 'darwin'",
+        "tensorflow-datasets",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "torch": TORCH,
+        "dev": ["pytest", "pytest-xdist", "ruff", "scipy"],
+    },
+    entry_points={"console_scripts": ["lvit = lvit_jax.bin.app:lvit"]},
+)
