@@ -8,6 +8,10 @@ class InputError(ValueError):
     """A mistake of the user's (a name, a value, a file): `bin.app` prints its one line and exits with 2."""
 
 
+class Stopped(RuntimeError):
+    """A run that must not go on (a non-finite loss, too many broken images): one line, exit code 1."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """' (did you mean X?)' for the option most like `name`, or '' where none comes near."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)

@@ -1,0 +1,143 @@
+"""The command line and the configs: read, overridden, listed and checked without jax, so that errors are instant."""
+
+import argparse
+import ast
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import lvit_jax
+from lvit_jax.errors import InputError, nearest, unknown
+from lvit_jax.models import DECODERS, ENCODERS
+from lvit_jax.objectives import OBJECTIVES
+from lvit_jax.tree import flatten
+
+OPTIMIZERS = ("adamw", "sgd")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors, no abbreviations, and the nearest flag for an unknown one."""
+
+    def __init__(self, command: str, doc: str):
+        super().__init__(
+            prog=f"lvit {command}",
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str):
+        raise InputError(f"{message}; see {self.prog} --help")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            self.error(f"unknown flag {rest[0]!r}{nearest(rest[0].split('=')[0], flags)}")
+        return parsed
+
+
+def parse_with_config(parser: Parser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
+    """Flags plus the config that `--config=FILE` and `--config.a.b=value` describe; `--help` lists its fields."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser.add_argument("--config", help="a config file, by path or by its name in configs/")
+    overrides = [arg for arg in argv if arg.startswith("--config.")]
+    plain = [arg for arg in argv if arg not in overrides]
+    if {"-h", "--help"} & set(plain) and any(arg.startswith("--config") for arg in plain):
+        path = Parser("", "")
+        path.add_argument("--config")
+        config = load_config(path.parse_known_args([arg for arg in plain if arg not in ("-h", "--help")])[0].config)
+        parser.epilog = "fields of this config:\n" + describe(override(config, overrides))
+    flags = parser.parse_args(plain)
+    if flags.config is None:
+        parser.error("--config=FILE is needed")
+    return flags, check(override(load_config(flags.config), overrides))
+
+
+def config_path(name: str) -> Path:
+    """A config by path, or by name: next to the package in a clone, inside it where it was installed."""
+    home = Path(lvit_jax.__file__).parent
+    roots = [Path(), home.parent, home]
+    candidates = [root / name for root in roots] + [root / "configs" / name for root in roots]
+    for path in candidates:
+        for spelt in (path, path.with_name(path.name + ".py")):
+            if spelt.is_file():
+                return spelt
+    known = {str(f.relative_to(r)) for r in roots[1:] for f in r.glob("configs/*/*.py") if f.name != "__init__.py"}
+    raise InputError(f"no config file {name!r}{nearest(name, known)}; there are: {', '.join(sorted(known))}")
+
+
+def load_config(name: str) -> ConfigDict:
+    """Runs `get_config()` of a config file; a misspelt key or a wrong type in the file is one line."""
+    path = config_path(name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
+    return config.lock()
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Sets `--config.a.b=value` on the config, each value read as the type the field has now."""
+    for text in overrides:
+        key, equals, value = text.removeprefix("--config.").partition("=")
+        if not equals:
+            raise InputError(f"{text!r} has no value; write --config.{key}=VALUE")
+        *sections, last = key.split(".")
+        node = config
+        for section in sections:
+            node = node[section] if isinstance(node, ConfigDict) and section in node else None
+        if not isinstance(node, ConfigDict) or last not in node:
+            fields = [name.replace("/", ".") for name in flatten(config.to_dict())]
+            raise InputError(f"unknown config key {key!r}{nearest(key, fields)}; --help lists the fields")
+        if isinstance(node[last], ConfigDict):
+            raise InputError(f"config key {key!r} is a section; it has: {', '.join(node[last])}")
+        with node.ignore_type():
+            node[last] = read_value(key, value, node[last], node.get_type(last))
+    return config
+
+
+def read_value(key: str, text: str, now: Any, kind: type) -> Any:
+    """`text` as the type of the field: a number, a truth value, a tuple, a string, or None where None stands now."""
+    if kind is str and (now is not None or text != "None"):
+        return text
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        value = text
+    if kind is type(None) or (value is None and now is None):
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    sizes = (int, tuple)  # an image size is a number or (height, width)
+    if type(value) is kind or (kind in sizes and type(value) in sizes) or (kind is tuple and type(value) is list):
+        return tuple(value) if type(value) is list else value
+    raise InputError(f"config key {key!r} wants {kind.__name__}, such as {now!r}; got {text!r}")
+
+
+def describe(config: ConfigDict) -> str:
+    """The fields of a config with their values, one a line, as they would be typed."""
+    fields = flatten(config.to_dict())
+    return "\n".join(f"  --config.{name.replace('/', '.')}={value!r}" for name, value in fields.items())
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """Names that need no jax to be found wrong: objective, encoder, decoder, optimizer."""
+    if config.objective.name not in OBJECTIVES:
+        raise unknown("objective", config.objective.name, OBJECTIVES)
+    if config.model.name not in ENCODERS:
+        raise unknown("model size", config.model.name, ENCODERS)
+    if "decoder" in config.objective and config.objective.decoder not in DECODERS:
+        raise unknown("decoder", config.objective.decoder, DECODERS)
+    if config.optim.name not in OPTIMIZERS:
+        raise unknown("optimizer", config.optim.name, OPTIMIZERS)
+    return config
+
+

@@ -1,0 +1,41 @@
+"""What a masked autoencoder sees and says: a picture of input | masked | reconstruction."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+GAP, HEADER, CELL = 4, 16, 96  # pixels
+
+
+def grid(columns: dict[str, np.ndarray], mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """One row per image, one labelled column per entry; small images are enlarged without smoothing.
+
+    Args:
+      columns: name -> float [B,H,W,C] normalised images.
+      mean, std: the statistics that were subtracted and divided, per channel, for pixels in [0, 1].
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    first = next(iter(columns.values()))
+    scale = max(1, CELL // first.shape[1])
+    rows, (height, width) = first.shape[0], (first.shape[1] * scale, first.shape[2] * scale)
+    # A label may be wider than a small image: its column then is as wide as the label.
+    widths = [max(width, 6 * len(name)) for name in columns]
+    canvas = Image.new("RGB", (sum(widths) + GAP * (len(widths) + 1), HEADER + rows * (height + GAP)), "white")
+    draw = ImageDraw.Draw(canvas)
+    left = GAP
+    for (name, images), room in zip(columns.items(), widths, strict=True):
+        draw.text((left, 2), name, fill="black")
+        for row, image in enumerate(to_uint8(images, mean, std)):
+            canvas.paste(Image.fromarray(image).resize((width, height), Image.NEAREST), (left, HEADER + row * (height + GAP)))
+        left += room + GAP
+    return np.asarray(canvas)
+
+
+def to_uint8(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Normalised float [B,H,W,C] -> uint8 [B,H,W,3]; one channel becomes grey."""
+    pixels = np.asarray(images, np.float32) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    pixels = np.clip(np.round(pixels * 255), 0, 255).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3]
