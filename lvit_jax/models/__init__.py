@@ -1,0 +1,20 @@
+"""The menu of models: names and sizes. Imports nothing, so that a misspelt name costs no second."""
+
+# name -> (kind, size). Heads follow MAE-Lite (models_vit.py): tiny and small take 12 heads so that their attention has
+# as many heads as the MAE-Base teacher. DeiT's counts (3 and 6) come with `heads=3`, `heads=6`.
+ENCODERS = {
+    "vit_micro": ("vit", {"width": 64, "depth": 4, "heads": 4}),  # ours, for the demo on small images
+    "vit_tiny": ("vit", {"width": 192, "depth": 12, "heads": 12}),
+    "vit_small": ("vit", {"width": 384, "depth": 12, "heads": 12}),
+    "vit_base": ("vit", {"width": 768, "depth": 12, "heads": 12}),
+    "vit_large": ("vit", {"width": 1024, "depth": 24, "heads": 16}),
+    "vit_huge": ("vit", {"width": 1280, "depth": 32, "heads": 16}),
+}
+
+# MAE decoders: MAE-Lite's one-block ones for tiny and small, MAE's for base and larger (models_mae.py).
+DECODERS = {
+    "micro": {"width": 32, "depth": 1, "heads": 2},
+    "tiny": {"width": 96, "depth": 1, "heads": 3},
+    "small": {"width": 192, "depth": 1, "heads": 6},
+    "base": {"width": 512, "depth": 8, "heads": 16},
+}

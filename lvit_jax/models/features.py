@@ -1,0 +1,54 @@
+"""What encoders return, and attention arithmetic on it: views without parameters.
+
+Shapes: B batch, W windows (1 where attention is global), N tokens, M queries, D width, H heads, K head width.
+"""
+
+import flax
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class BlockOut:
+    """All that a later method may want of one block; what it does not read costs nothing under `jit`."""
+
+    x: jax.Array  # [B,N,D] residual stream after the block
+    normed: jax.Array  # [B,N,D] what attention saw
+    attn: jax.Array | None  # [B,N,D] branch outputs before drop-path and residual; None in a partial block
+    mlp: jax.Array | None
+    q: jax.Array  # [B,W,M,H,K]
+    k: jax.Array  # [B,W,N,H,K]
+    v: jax.Array  # [B,W,N,H,K]
+    bias: jax.Array | None = None  # [H,M,N] relative-position bias, without window mask
+
+
+@flax.struct.dataclass
+class Features:
+    """The result of every encoder. Token 0 is CLS; the patches follow in row-major order."""
+
+    tokens: jax.Array  # [B,N,D], after the final norm if the encoder has one
+    blocks: tuple[BlockOut, ...]
+    grid: tuple[int, int] = flax.struct.field(pytree_node=False)  # (rows, columns) of the whole image
+
+
+def attention_logits(block: BlockOut) -> jax.Array:
+    """Q·Kᵀ/√K, bias included, before the softmax: float32 [B,W,H,M,N]. MAE-Lite distils this, not its softmax."""
+    logits = _products(block.q, block.k)
+    return logits if block.bias is None else logits + block.bias.astype(jnp.float32)
+
+
+def relation(a: jax.Array, b: jax.Array) -> jax.Array:
+    """softmax(a·bᵀ/√K), the token relation of TinyMIM: [B,W,M,H,K] and [B,W,N,H,K] -> float32 [B,W,H,M,N]."""
+    return jax.nn.softmax(_products(a, b), axis=-1)
+
+
+def attend(block: BlockOut) -> jax.Array:
+    """softmax(logits)·V: [B,W,M,H,K] in the type of V; the softmax itself is float32."""
+    weights = jax.nn.softmax(attention_logits(block), axis=-1).astype(block.v.dtype)
+    return jnp.einsum("bwhmn,bwnhk->bwmhk", weights, block.v)
+
+
+def _products(a: jax.Array, b: jax.Array) -> jax.Array:
+    # float32 out of the matrix unit: logits reach tens, where bfloat16 keeps two digits.
+    logits = jnp.einsum("bwmhk,bwnhk->bwhmn", a, b, preferred_element_type=jnp.float32)
+    return logits * a.shape[-1] ** -0.5

@@ -1,0 +1,149 @@
+"""The parts of a ViT: patch embedding, attention, MLP, drop-path, block. Names of parameters follow timm and MAE."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lvit_jax.errors import InputError
+from lvit_jax.models.features import BlockOut, attend
+
+xavier = nn.initializers.xavier_uniform()
+
+
+def grid_of(images: jax.Array, patch_size: int) -> tuple[int, int]:
+    """(rows, columns) of patches in images [B,H,W,C].
+
+    Raises:
+      InputError: a side is no multiple of the patch size.
+    """
+    for side in images.shape[1:3]:
+        if side % patch_size:
+            nearest = max(1, round(side / patch_size)) * patch_size
+            raise InputError(f"an image side of {side} is no multiple of patch size {patch_size}; nearest: {nearest}")
+    return images.shape[1] // patch_size, images.shape[2] // patch_size
+
+
+def patchify(images: jax.Array, patch_size: int) -> jax.Array:
+    """[B,H,W,C] -> [B,N,P]: patches row by row, each flattened in MAE's order (row, column, channel)."""
+    (rows, columns), p = grid_of(images, patch_size), patch_size
+    x = images.reshape(len(images), rows, p, columns, p, -1)
+    return x.swapaxes(2, 3).reshape(len(images), rows * columns, -1)
+
+
+def unpatchify(patches: jax.Array, patch_size: int, grid: tuple[int, int]) -> jax.Array:
+    """The inverse of `patchify`: [B,N,P] -> [B,H,W,C]."""
+    p = patch_size
+    x = patches.reshape(len(patches), *grid, p, p, -1).swapaxes(2, 3)
+    return x.reshape(len(patches), grid[0] * p, grid[1] * p, -1)
+
+
+def take(tokens: jax.Array, indices: jax.Array) -> jax.Array:
+    """tokens [B,N,D] at indices [B,K] -> [B,K,D]."""
+    return jnp.take_along_axis(tokens, indices[:, :, None], axis=1)
+
+
+def dense(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
+    """A Linear with MAE's initialisation: Xavier-uniform weight, zero bias."""
+    return nn.Dense(features, dtype=dtype, kernel_init=xavier, name=name)
+
+
+def layer_norm(dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+    """LN with ε 1e-6; statistics in float32, by two passes as PyTorch (E[x²]-E[x]² loses digits)."""
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class PatchEmbed(nn.Module):
+    """The stride-p convolution of ViT, as one matrix product over patches.
+
+    Only the patches of `keep` are embedded: MAE embeds all and drops three quarters, which gives the same numbers.
+    """
+
+    width: int
+    patch_size: int
+    channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """images [B,H,W,C], keep int32 [B,K] or None -> [B,N or K,D]."""
+        if images.shape[-1] != self.channels:
+            raise InputError(f"the model takes {self.channels} channels, the images have {images.shape[-1]}")
+        p, c = self.patch_size, self.channels
+        fan_in = p * p * c
+
+        def kernel_init(rng, shape):
+            return xavier(rng, (fan_in, shape[-1])).reshape(shape)  # on the flattened weight, as MAE
+
+        def bias_init(rng, shape):  # PyTorch's default for a convolution, which MAE leaves as it is
+            return jax.random.uniform(rng, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
+
+        kernel = self.param("kernel", kernel_init, (p, p, c, self.width))
+        bias = self.param("bias", bias_init, (self.width,))
+        patches = patchify(images, p)
+        patches = patches if keep is None else take(patches, keep)
+        patches, kernel, bias = (x.astype(self.dtype) for x in (patches, kernel, bias))
+        return patches @ kernel.reshape(fan_in, self.width) + bias
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens; `partial` keeps only the qkv projection (block 13 of D²-MAE)."""
+
+    heads: int
+    dtype: jnp.dtype
+    partial: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, normed: jax.Array) -> BlockOut:
+        """x (residual stream) and normed [B,N,D] -> BlockOut of this attention, with x as it came and mlp None."""
+        b, n, d = normed.shape
+        qkv = dense(3 * d, self.dtype, "qkv")(normed).reshape(b, 1, n, 3, self.heads, d // self.heads)
+        q, k, v = qkv[:, :, :, 0], qkv[:, :, :, 1], qkv[:, :, :, 2]  # [B,1,N,H,K]
+        out = BlockOut(x=x, normed=normed, attn=None, mlp=None, q=q, k=k, v=v)
+        if self.partial:
+            return out
+        return out.replace(attn=dense(d, self.dtype, "proj")(attend(out).reshape(b, n, d)))
+
+
+class Mlp(nn.Module):
+    """Linear to 4D, exact GELU, Linear back."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B,N,D] -> [B,N,D]."""
+        hidden = dense(4 * x.shape[-1], self.dtype, "fc1")(x)
+        return dense(x.shape[-1], self.dtype, "fc2")(nn.gelu(hidden, approximate=False))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a branch for whole examples, and scales the kept ones by 1/keep (timm)."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, branch: jax.Array, train: bool) -> jax.Array:
+        """[B,N,D] -> [B,N,D]; draws from the rng collection 'dropout' when training."""
+        if not train or self.rate == 0.0:
+            return branch
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, (len(branch), 1, 1))
+        return branch * (keep / (1.0 - self.rate)).astype(branch.dtype)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block. `partial`: only norm1 and attn/qkv exist; the stream passes unchanged."""
+
+    heads: int
+    drop_path: float
+    dtype: jnp.dtype
+    partial: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> BlockOut:
+        """[B,N,D] -> BlockOut."""
+        out = Attention(self.heads, self.dtype, self.partial, name="attn")(x, layer_norm(self.dtype, "norm1")(x))
+        if self.partial:
+            return out
+        x = x + DropPath(self.drop_path)(out.attn, train)
+        mlp = Mlp(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
+        return out.replace(x=x + DropPath(self.drop_path)(mlp, train), mlp=mlp)

@@ -1,0 +1,78 @@
+"""Position embeddings: the 2-d sin-cos table of MAE, and PyTorch's bicubic resampling of learned tables."""
+
+import numpy as np
+
+from lvit_jax.errors import InputError
+
+
+def sincos_2d(width: int, grid: tuple[int, int]) -> np.ndarray:
+    """The fixed table of MAE (pos_embed.py), row-major over the grid, with a zero row for CLS.
+
+    The first half of the channels encodes the column, the second half the row ("x first": kept for compatibility
+    with published weights); each half is [sin(pos·ω_i), cos(pos·ω_i)], ω_i = 10000^(-i/(D/4)).
+
+    Args:
+      width: D, a multiple of 4.
+      grid: (rows, columns) of patches.
+
+    Returns:
+      float32 [1+N, D].
+
+    Raises:
+      InputError: D is no multiple of 4.
+    """
+    if width % 4:
+        raise InputError(f"sin-cos positions need a width divisible by 4, not {width}; nearest: {width // 4 * 4 or 4}")
+    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    table = np.concatenate([_sincos(width // 2, columns.ravel()), _sincos(width // 2, rows.ravel())], axis=1)
+    return np.concatenate([np.zeros((1, width)), table]).astype(np.float32)
+
+
+def _sincos(width: int, positions: np.ndarray) -> np.ndarray:
+    """float64 [N, width]: sines, then cosines."""
+    frequencies = 10000.0 ** (-np.arange(width // 2) / (width // 2))
+    angles = positions[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def resample(table: np.ndarray, grid: tuple[int, int], source_grid: tuple[int, int] | None = None) -> np.ndarray:
+    """A learned table for another grid, as torch's `interpolate(mode="bicubic", align_corners=False)` does it.
+
+    Args:
+      table: [1, 1+L, D]; the CLS row is kept as it is.
+      grid: the wanted (rows, columns).
+      source_grid: the grid that L stands for; a square where None.
+
+    Returns:
+      float32 [1, 1+N, D].
+
+    Raises:
+      InputError: L is not the size of `source_grid`, or no square where that is None.
+    """
+    table = np.asarray(table, np.float32)
+    length = table.shape[1] - 1
+    side = round(length**0.5)
+    rows, columns = source_grid or (side, side)
+    if rows * columns != length:
+        raise InputError(f"a position table of {length} patches does not lie on a {rows}x{columns} grid")
+    patches = table[0, 1:].reshape(rows, columns, -1)
+    patches = np.einsum(
+        "hr,wc,rcd->hwd", _bicubic(rows, grid[0]), _bicubic(columns, grid[1]), patches, optimize=True
+    ).reshape(1, grid[0] * grid[1], -1)
+    return np.concatenate([table[:, :1], patches], axis=1).astype(np.float32)
+
+
+def _bicubic(source: int, target: int, a: float = -0.75) -> np.ndarray:
+    """[target, source] weights: Keys' kernel with PyTorch's a, no antialias, edges repeated."""
+    if source == target:
+        return np.eye(target)
+    centres = (np.arange(target) + 0.5) * source / target - 0.5
+    weights = np.zeros((target, source))
+    for offset in (-1, 0, 1, 2):
+        taps = np.floor(centres) + offset
+        x = np.abs(centres - taps)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+        columns = np.clip(taps, 0, source - 1).astype(int)
+        np.add.at(weights, (np.arange(target), columns), np.where(x <= 1, near, far))
+    return weights
