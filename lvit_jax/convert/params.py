@@ -1,0 +1,102 @@
+"""Parameters to and from torch's names and axes: dict in, dict out, numpy only."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lvit_jax.convert.arch import Arch, shapes
+from lvit_jax.convert.names import Row, move_to_jax, move_to_torch, rows
+from lvit_jax.errors import InputError
+from lvit_jax.models.positions import sincos_2d
+from lvit_jax.tree import flatten, matches, unflatten
+
+TABLES = ("encoder/pos_embed", "decoder/pos_embed")
+# What a file may hold beside the model: a pooler and a mask token that no classifier reads, the 13th block of D²-MAE
+# (only norm1 and qkv, made for distillation), buffers of training.
+_SPARE = (r"(vit\.)?pooler\.dense\.\w+", r"vit\.embeddings\.mask_token", r"blocks\.\d+\.(norm1|attn\.qkv)\.\w+")
+
+
+def to_torch(params: Mapping, arch: Arch, layout: str) -> dict[str, np.ndarray]:
+    """A tree of parameters as torch tensors (numpy, float32), position tables written out.
+
+    Args:
+      params: {"encoder": …, "decoder": …, "head": …}; what `arch` does not have is left out.
+      arch: sizes; `arch.depth` blocks are written (12 of the 13 of a D²-MAE run, or 8 with its decoder).
+      layout: 'mae' (also timm's) or 'hf'.
+
+    Raises:
+      InputError: a parameter that is missing or has another shape.
+    """
+    flat = tables(arch) | flatten(params)
+    expected, weights = shapes(arch), {}
+    for row in _rows(arch, layout):
+        if row.jax not in flat:
+            raise InputError(f"the run has no parameter {row.jax!r}")
+        array = np.asarray(flat[row.jax], np.float32)
+        if array.shape != expected[row.jax]:
+            raise InputError(f"{row.jax} has shape {array.shape}, its config says {expected[row.jax]}")
+        for name, part in zip(row.torch, np.split(array, len(row.torch), axis=-1), strict=True):
+            weights[name] = move_to_torch(part, row.move)
+    return weights
+
+
+def from_torch(weights: Mapping[str, np.ndarray], arch: Arch, layout: str, where: str) -> tuple[dict, Arch]:
+    """Torch tensors as a tree of parameters (float32): every tensor is used, every parameter is filled.
+
+    A position table equal to the sin-cos one within 1e-6 is not stored, since our models compute it.
+
+    Returns:
+      the tree, and `arch` with `positions` (and the decoder's) as found.
+
+    Raises:
+      InputError: names the first missing or unknown tensor, or the first of another shape, with both shapes.
+    """
+    table, expected = _rows(arch, layout), shapes(arch)
+    known = {name for row in table for name in row.torch}
+    for name in weights:
+        if name not in known and not _spare(name, arch):
+            raise InputError(f"{where} has a tensor {name!r} that a plain ViT of {_describe(arch)} has no place for")
+    flat = {row.jax: _read(weights, row, expected[row.jax], where) for row in table}
+    for name, fixed in tables(arch).items():
+        part = name.split("/")[0]
+        learned = np.abs(flat[name] - fixed).max() > 1e-6
+        if not learned:
+            del flat[name]
+        elif part == "encoder":
+            arch = arch._replace(positions="learned")
+        else:
+            arch = arch._replace(decoder=arch.decoder | {"positions": "learned"})
+    return unflatten(flat), arch
+
+
+def tables(arch: Arch) -> dict[str, np.ndarray]:
+    """The sin-cos position tables [1,1+N,D] that our models compute and files hold, by jax name."""
+    widths = (arch.width, arch.decoder["width"] if arch.decoder else None)
+    return {name: sincos_2d(w, arch.grid)[None] for name, w in zip(TABLES, widths, strict=True) if w}
+
+
+def _rows(arch: Arch, layout: str) -> list[Row]:
+    depth = arch.decoder["depth"] if arch.decoder else 0
+    return rows(layout, depth=arch.depth, decoder_depth=depth, head=arch.pool)
+
+
+def _spare(name: str, arch: Arch) -> bool:
+    block = int(name.split(".")[1]) if name.startswith("blocks.") else None
+    return matches(_SPARE, name) and (block is None or block >= arch.depth)
+
+
+def _read(weights: Mapping[str, np.ndarray], row: Row, shape: tuple[int, ...], where: str) -> np.ndarray:
+    parts = []
+    for name in row.torch:
+        if name not in weights:
+            raise InputError(f"{where} has no tensor {name!r}")
+        part = np.asarray(weights[name], np.float32)
+        wanted = move_to_torch(np.empty((*shape[:-1], shape[-1] // len(row.torch)), np.bool_), row.move).shape
+        if part.shape != wanted:
+            raise InputError(f"{where}: {name} has shape {part.shape}, but the model's is {wanted}")
+        parts.append(move_to_jax(part, row.move))
+    return np.concatenate(parts, axis=-1)
+
+
+def _describe(arch: Arch) -> str:
+    return f"width {arch.width}, depth {arch.depth}"
