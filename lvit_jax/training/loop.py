@@ -1,0 +1,177 @@
+"""The one training loop."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.checkpoint import Checkpoints, restore
+from lvit_jax.training.optim import Schedule
+from lvit_jax.training.report import Clock, Report, say
+from lvit_jax.training.step import make_step
+from lvit_jax.types import Eval, Objective, TrainState
+
+
+class Run(NamedTuple):
+    """Everything that `fit` needs to know; build.py makes it from a config."""
+
+    objective: Objective
+    tx: optax.GradientTransformation
+    schedule: Schedule  # step -> learning rate, to report it
+    batches: Callable[
+        [int], Iterator[dict[str, np.ndarray]]
+    ]  # step -> this process's rows of batches step, step+1, ...
+    evals: tuple[Eval, ...]
+    mesh: Mesh
+    init: Callable[[], TrainState]  # the state at step 0 on the mesh, loaded weights and teacher in it
+    workdir: epath.PathLike
+    steps: int
+    seed: int
+    batch_size: int  # images per step over all processes
+    accumulate: int = 1
+    rules: mesh_lib.Rules = ()  # sharding of parameters; default: every device holds them all
+    save_every: int = 1000
+    keep: int = 2
+    log_every: int = 50
+    tensorboard: bool = True
+    profile: tuple[int, int] | None = None  # (first step >= 2, how many) to trace into workdir/profile
+
+
+class NonFinite(RuntimeError):
+    """The loss or the gradient norm of a step is not finite: nothing of that step has been saved."""
+
+    def __init__(self, step: int, what: str, value: float):
+        super().__init__(f"step {step}: {what} is {value}; stopped, the last good checkpoint stays")
+        self.step, self.what = step, what
+
+
+def fit(run: Run) -> TrainState:
+    """Trains to `run.steps` from the latest good checkpoint of `run.workdir`, or from `run.init()`.
+
+    The state after any step is a function of the run alone: stopped and started again, it comes out bit by bit as if
+    it had never stopped. A run that is already finished says so and does nothing.
+
+    Raises:
+      NonFinite: a loss or gradient norm that is not finite; the checkpoint before it stays the last.
+      InputError: a batch that does not divide over the devices, checkpoints of another model.
+    """
+    mesh_lib.check_batch(run.batch_size, run.mesh, run.accumulate)
+    state = restore(run.workdir, run.init())
+    start = int(state.step)
+    if start >= run.steps:
+        say(f"{run.workdir}: finished at step {start}, nothing to do")
+        return state
+    if start:
+        say(f"{run.workdir}: going on from step {start}")
+    report = Report(run.workdir, start, run.steps, run.tensorboard)
+    with Checkpoints(run.workdir, run.keep) as checkpoints, report:
+        return _train(run, state, start, checkpoints, report)
+
+
+def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, report: Report) -> TrainState:
+    """Steps start+1 to run.steps; step n is the n-th update, and the state after it has `step` n."""
+    step = _compiled(run, state)
+    meter = _Meter(run, start, report)
+    batches = run.batches(start)
+    for n in range(start + 1, run.steps + 1):
+        with meter.clock.waiting():
+            batch = meter.host(next(batches))
+        with meter.clock.left_out() if n == start + 1 else contextlib.nullcontext():  # the first call compiles
+            state, metrics = step(state, mesh_lib.put(run.mesh, batch))
+        meter.push(n, metrics)
+        last = n == run.steps
+        if last or n % run.save_every == 0:
+            meter.flush()  # raises where this step must not be saved
+            checkpoints.save(n, state)
+        for evaluation in run.evals:
+            if last or n % evaluation.every == 0:
+                meter.flush()
+                with meter.clock.left_out():
+                    report.evaluation(evaluation.name, n, evaluation.run(state))
+        _profile(run, start, n, state)
+    return state
+
+
+def _compiled(run: Run, state: TrainState) -> Callable:
+    """The step for this mesh; it takes over the buffers of the state it is given."""
+    here = mesh_lib.shardings(run.mesh, state, run.rules)
+    return jax.jit(
+        make_step(run.objective, run.tx, run.seed, run.accumulate),
+        in_shardings=(here, mesh_lib.batch_sharding(run.mesh)),
+        out_shardings=(here, mesh_lib.replicated(run.mesh)),
+        donate_argnums=0,
+    )
+
+
+def _profile(run: Run, start: int, n: int, state: TrainState) -> None:
+    """After step n: opens or closes the trace of the steps that `run.profile` asks for (not the first: it compiles)."""
+    if not run.profile:
+        return
+    first, count = run.profile
+    if n == first - 1:
+        jax.profiler.start_trace(str(epath.Path(run.workdir) / "profile"))
+    if start < first - 1 and n == min(first + count - 1, run.steps):
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+
+
+class _Meter:
+    """Reads the metrics of a step once the next one is under way, checks that they are finite, and reports them."""
+
+    def __init__(self, run: Run, start: int, report: Report):
+        self.clock = Clock(run.batch_size, run.steps, start)
+        self._run, self._report, self._lr = run, report, jax.jit(run.schedule)
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._window: list[dict[str, float]] = []
+        self._broken = 0
+
+    def host(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch without what is not for the devices; counts the broken images among its rows."""
+        self._broken += int(np.sum(batch.get("broken", 0)))
+        return {name: rows for name, rows in batch.items() if name not in ("broken", "index")}
+
+    def push(self, n: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of step n, on their way to the host, and reads those of the step before."""
+        for value in metrics.values():
+            value.copy_to_host_async()
+        previous, self._pending = self._pending, (n, metrics)
+        self._read(previous)
+
+    def flush(self) -> None:
+        """Reads what is pending; afterwards the last step is known to be finite."""
+        pending, self._pending = self._pending, None
+        self._read(pending)
+
+    def _read(self, item: tuple[int, dict[str, jax.Array]] | None) -> None:
+        if item is None:
+            return
+        n, metrics = item
+        values = {name: float(value) for name, value in metrics.items()}
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(values[name]):
+                raise NonFinite(n, name, values[name])
+        self._window.append(values)
+        if n % self._run.log_every == 0 or n == self._run.steps:
+            self._log(n)
+
+    def _log(self, n: int) -> None:
+        """The means over the steps since the last report, the rate of the step, and the clock's figures."""
+        means = {name: float(np.mean([values[name] for values in self._window])) for name in self._window[0]}
+        self._window = []
+        broken = self._total(self._broken)
+        self._report.train(n, means | {"lr": float(self._lr(n - 1)), "broken": broken} | self.clock.read(n))
+
+    @staticmethod
+    def _total(count: int) -> int:
+        """Every process counts its own rows."""
+        if jax.process_count() == 1:
+            return count
+        return int(np.sum(multihost_utils.process_allgather(np.int32(count))))

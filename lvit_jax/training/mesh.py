@@ -1,0 +1,80 @@
+"""Where arrays live: the mesh, the sharding of each leaf, and the way of a host batch onto the devices."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lvit_jax.errors import InputError
+from lvit_jax.tree import flatten, match
+
+Rules = Sequence[tuple[str, tuple]]  # (regex on the name of a leaf, the mesh axis or None of each of its dimensions)
+
+
+def make_mesh(devices: int | None = None) -> Mesh:
+    """A one-dimensional mesh with axis 'data' over the first `devices` devices of the job (None: all of them)."""
+    available = jax.devices()
+    count = len(available) if devices is None else devices
+    if not 1 <= count <= len(available):
+        raise InputError(f"mesh.devices={count}, but this job has {len(available)} device(s)")
+    # Auto: with the default type, Explicit, every device would silently do the whole batch.
+    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=available[:count])
+
+
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises InputError where a batch does not split evenly over devices and accumulated microbatches."""
+    parts = mesh.size * accumulate
+    if batch_size < 1 or batch_size % parts:
+        near = max(parts, round(batch_size / parts) * parts)
+        raise InputError(
+            f"batch size {batch_size} does not divide over {mesh.size} device(s) x {accumulate} microbatch(es);"
+            f" the nearest that does is {near}"
+        )
+
+
+def shardings(mesh: Mesh, tree: Any, rules: Rules = ()) -> Any:
+    """The NamedSharding of each leaf: that of the first rule that matches its name, else replicated.
+
+    A rule speaks of a parameter ('encoder/.*/kernel', (None, 'data')) and holds wherever the parameter's name ends
+    a path, so that moments and averages of the optimizer lie as their parameter does.
+
+    Args:
+      tree: a TrainState, or any pytree of arrays or ShapeDtypeStructs.
+
+    Raises:
+      InputError: a rule that matches no leaf.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    anywhere = [(f"(?:.*/)?(?:{pattern})", spec) for pattern, spec in rules]
+    specs = flatten(match(anywhere, dict.fromkeys(names), default=()))
+    placed = [NamedSharding(mesh, P(*specs[name])) for name in names]
+    return jax.tree.unflatten(jax.tree.structure(tree), placed)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis of every array of a batch is split over 'data'."""
+    return NamedSharding(mesh, P("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, P())
+
+
+def put(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's rows [B/processes, ...] as its part of the global batch [B, ...], split over 'data'."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in host_batch.items()}
+
+
+def place(mesh: Mesh, make: Callable, *args: Any, rules: Rules = ()) -> Any:
+    """`make(*args)`, computed by jit straight into the shardings of its result.
+
+    Loaded weights and teachers belong in `args`: what `make` closes over is baked into the program.
+    """
+    out = shardings(mesh, jax.eval_shape(make, *args), rules)
+    return jax.jit(make, out_shardings=out)(*args)

@@ -1,0 +1,171 @@
+"""The optimizer: warm-up and cosine, decay mask, layer-wise rates, freezing, weight averaging; all by path rules."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lvit_jax.errors import InputError, unknown
+from lvit_jax.tree import flatten, match, matches, unflatten
+from lvit_jax.types import Tree
+
+Schedule = Callable[[jax.Array | int], jax.Array]
+STEM = r".*/(cls_token|mask_token|pos_embed|patch_embed/.*)"
+
+
+class EmaState(NamedTuple):
+    """The running average of the parameters: the same tree, float32."""
+
+    average: Tree
+
+
+def make_schedule(peak: float, steps: int, warmup: int, start: float = 0.0, end: float = 0.0) -> Schedule:
+    """Linear warm-up from `start` to `peak`, then half a cosine to `end`, per iteration (MAE-Lite lr_scheduler.py).
+
+    Args:
+      peak: learning rate after warm-up, already scaled by the batch.
+      steps, warmup: lengths in iterations.
+
+    Raises:
+      InputError: a warm-up that leaves no step for the cosine.
+    """
+    if not 0 <= warmup < steps:
+        raise InputError(f"a warm-up of {warmup} steps does not fit a run of {steps} steps")
+
+    def schedule(step):
+        t = jnp.asarray(step, jnp.float32)
+        rising = start + (peak - start) * t / max(warmup, 1)
+        q = 0.5 * (1 + jnp.cos(jnp.pi * (t - warmup) / (steps - warmup)))
+        return jnp.where(t < warmup, rising, peak * q + end * (1 - q))
+
+    return schedule
+
+
+def layer_id(name: str, depth: int) -> int:
+    """The layer of a parameter (recipes 5.2): 0 for the stem, i+1 for encoder block i, depth+1 for all the rest."""
+    if re.fullmatch(STEM, name):
+        return 0
+    block = re.match(r"encoder/block_(\d+)/", name)
+    layer = int(block[1]) + 1 if block else depth + 1
+    if layer > depth + 1:
+        raise InputError(f"layer decay is set for depth {depth}, but there is a parameter {name!r}")
+    return layer
+
+
+def layer_scales(params: Tree, decay: float, depth: int) -> Tree:
+    """decay^(depth + 1 - layer) for each parameter: the head learns at the full rate, the stem slowest."""
+    return unflatten({name: decay ** (depth + 1 - layer_id(name, depth)) for name in flatten(params)})
+
+
+def decay_mask(params: Tree, no_decay: Sequence[str] = (), frozen: Sequence[str] = ()) -> Tree:
+    """Which parameters decay: not vectors and scalars, not biases, not what a regex of `no_decay` or `frozen` names."""
+    exempt = flatten(match([(pattern, True) for pattern in (*no_decay, *frozen)], params, default=False))
+
+    def decays(name, leaf):
+        return leaf.ndim > 1 and not name.endswith("/bias") and not exempt[name]
+
+    return unflatten({name: decays(name, leaf) for name, leaf in flatten(params).items()})
+
+
+def scale_by_tree(scales: Tree) -> optax.GradientTransformation:
+    """Multiplies each update by the number at its place in `scales`."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u, s: u * s, updates, scales))
+
+
+def average_weights(decay: float) -> optax.GradientTransformation:
+    """Averages what the parameters become: the last link of a chain, so exact under gradient accumulation.
+
+    Starts at the parameters and does not correct for that, as timm's ModelEma.
+    """
+
+    def init(params):
+        # A copy: an average that shared the buffers of the parameters could not be donated beside them.
+        return EmaState(jax.tree.map(jnp.copy, params))
+
+    def update(updates, state, params):
+        after = optax.apply_updates(params, updates)
+        return updates, EmaState(optax.incremental_update(after, state.average, 1 - decay))
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Tree) -> Tree | None:
+    """The averaged parameters that `make_tx(ema=...)` keeps, or None where the run keeps none."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, EmaState))
+    return next((node.average for node in nodes if isinstance(node, EmaState)), None)
+
+
+def with_average(opt_state: Tree, average: Tree) -> Tree:
+    """`opt_state` with another tree in the place of the averaged parameters."""
+
+    def swap(node):
+        return EmaState(average) if isinstance(node, EmaState) else node
+
+    return jax.tree.map(swap, opt_state, is_leaf=lambda node: isinstance(node, EmaState))
+
+
+def _core(name, mask, weight_decay, b1, b2, eps, momentum, nesterov) -> list[optax.GradientTransformation]:
+    """Decoupled decay after Adam's rescaling; for SGD the decay is part of the gradient, both as in torch.optim."""
+    decay = optax.add_decayed_weights(weight_decay, mask)
+    if name == "adamw":
+        return [optax.scale_by_adam(b1, b2, eps), decay]
+    if name == "sgd":
+        return [decay, optax.trace(momentum, nesterov)]
+    raise unknown("optimizer", name, ("adamw", "sgd"))
+
+
+def make_tx(
+    params: Tree,
+    *,
+    steps: int,
+    steps_per_epoch: float,
+    batch_size: int,
+    blr: float,
+    warmup_epochs: float,
+    weight_decay: float,
+    name: str = "adamw",
+    min_lr: float = 0.0,
+    warmup_lr: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    layer_decay: float = 1.0,
+    depth: int | None = None,
+    clip: float | None = None,
+    no_decay: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+    ema: float | None = None,
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """The gradient transformation of a run, and its learning rate per step.
+
+    Args:
+      params: the trained parameters, or their ShapeDtypeStructs; names decide decay, layer and freezing.
+      steps: length of the run in iterations; with `steps_per_epoch` gives the warm-up in iterations.
+      blr: learning rate per 256 images; the peak is blr * batch_size / 256.
+      layer_decay: rate of layer l is scaled by layer_decay^(depth+1-l), its weight-decay step with it.
+      depth: number of encoder blocks; only layer decay asks for it.
+      clip: largest global l2 norm of the gradient, None for none.
+      no_decay, frozen: regexes on names: exempt from weight decay; neither updated nor decayed.
+      ema: decay per step of an average of the parameters (read it with `averaged`), None for none.
+
+    Raises:
+      InputError: an unknown optimizer, a regex that matches no parameter, a warm-up as long as the run.
+    """
+    schedule = make_schedule(blr * batch_size / 256, steps, round(warmup_epochs * steps_per_epoch), warmup_lr, min_lr)
+    still = unflatten({path: matches(frozen, path) for path in flatten(params)})
+    links = [optax.masked(optax.set_to_zero(), still)]
+    if clip is not None:
+        links.append(optax.clip_by_global_norm(clip))
+    mask = decay_mask(params, no_decay, frozen)
+    links += _core(name, mask, weight_decay, b1, b2, eps, momentum, nesterov)
+    if layer_decay != 1.0:
+        links.append(scale_by_tree(layer_scales(params, layer_decay, depth)))
+    links.append(optax.scale_by_learning_rate(schedule))
+    if ema is not None:
+        links.append(average_weights(ema))
+    return optax.chain(*links), schedule

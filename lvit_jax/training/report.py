@@ -1,0 +1,157 @@
+"""What one sees while a run runs: the progress line, JSON lines, TensorBoard, pictures. Process 0 alone writes."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+# Shown on the progress line, in this order, where a record has them; everything is in the JSON lines.
+SHOWN = ("loss", "lr", "images_per_s", "data_wait", "eta")
+
+
+def say(text: str) -> None:
+    """One line on stderr from process 0; on a terminal it takes the place of the progress line."""
+    if jax.process_index() == 0:
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+        print(clear + text, file=sys.stderr, flush=True)
+
+
+class Clock:
+    """Times the steps of a run, without evaluations and compilation, and how long of it the data was waited for."""
+
+    def __init__(self, batch_size: int, steps: int, start: int):
+        """Args: batch_size: images per step over all processes; steps: length of the run; start: steps behind it."""
+        self._batch_size, self._steps = batch_size, steps
+        self._begin(start)
+
+    def _begin(self, step: int) -> None:
+        self._step, self._since, self._waited, self._left_out = step, time.perf_counter(), 0.0, 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what fetches a batch."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Around what is not training."""
+        start = time.perf_counter()
+        yield
+        self._left_out += time.perf_counter() - start
+
+    def read(self, step: int) -> dict[str, float]:
+        """Since the last read: images_per_s, data_wait (a share, 0 to 1), eta (seconds to the end of the run)."""
+        seconds = max(time.perf_counter() - self._since - self._left_out, 1e-9)
+        done = max(step - self._step, 1)
+        figures = {
+            "images_per_s": done * self._batch_size / seconds,
+            "data_wait": min(self._waited / seconds, 1.0),
+            "eta": (self._steps - step) * seconds / done,
+        }
+        self._begin(step)
+        return figures
+
+
+class Report:
+    """The writers of one start of a run; use as a context manager."""
+
+    def __init__(self, workdir: epath.PathLike, start: int, steps: int, tensorboard: bool):
+        """Opens workdir/metrics/<start>.jsonl (gs:// cannot append: one file per start) and the TensorBoard writer."""
+        self._workdir, self._steps = epath.Path(workdir), steps
+        self._lines = self._tensorboard = None
+        if jax.process_index() == 0:
+            folder = self._workdir / "metrics"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lines = (folder / f"{start:08d}.jsonl").open("w")
+            self._tensorboard = _tensorboard(self._workdir) if tensorboard else None
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._lines:
+            self._lines.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+    def train(self, step: int, scalars: Mapping[str, float]) -> None:
+        """The figures of the steps since the last report: to the files, and as the progress line."""
+        self._scalars(step, scalars)
+        text = progress(step, self._steps, scalars)
+        if sys.stderr.isatty() and jax.process_index() == 0:
+            print("\r\x1b[K" + text, end="", file=sys.stderr, flush=True)
+        else:
+            say(text)
+
+    def evaluation(self, name: str, step: int, results: Mapping[str, Any]) -> None:
+        """What an Eval returned: scalars to the files as <name>/<key>, pictures [H,W,3] to workdir/figures as PNG."""
+        pictures = {key: value for key, value in results.items() if np.ndim(value) == 3}
+        scalars = {f"{name}/{key}": float(value) for key, value in results.items() if key not in pictures}
+        self._scalars(step, scalars)
+        self._pictures(name, step, pictures)
+        if scalars:
+            say(f"step {step}  " + "  ".join(f"{key} {value:.4g}" for key, value in scalars.items()))
+
+    def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._lines and scalars:
+            self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
+            self._lines.flush()
+        if self._tensorboard and scalars:
+            self._tensorboard.write_scalars(step, dict(scalars))
+
+    def _pictures(self, name: str, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        if not self._lines or not pictures:
+            return
+        folder = self._workdir / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, picture in pictures.items():
+            write_png(folder / f"{name}_{key}_{step}.png", picture)
+        if self._tensorboard:
+            self._tensorboard.write_images(step, {f"{name}/{k}": np.asarray(v)[None] for k, v in pictures.items()})
+
+
+def _tensorboard(workdir: epath.Path) -> Any:
+    # Here and not above: it imports tensorflow, which takes seconds.
+    from clu import metric_writers
+
+    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir / "tensorboard")))
+
+
+def write_png(path: epath.PathLike, picture: np.ndarray) -> None:
+    """Writes a uint8 array [H,W,3] as a PNG file."""
+    from PIL import Image
+
+    with epath.Path(path).open("wb") as file:
+        Image.fromarray(np.asarray(picture)).save(file, format="PNG")
+
+
+def progress(step: int, steps: int, scalars: Mapping[str, float]) -> str:
+    """'step 40/1000  loss 0.9172  lr 0.0012  images/s 3100  data wait 2%  left 0:05:12'."""
+    words = {
+        "loss": lambda x: f"loss {x:.4f}",
+        "lr": lambda x: f"lr {x:.2e}",
+        "images_per_s": lambda x: f"images/s {x:.0f}",
+        "data_wait": lambda x: f"data wait {x:.0%}",
+        "eta": lambda x: f"left {int(x) // 3600}:{int(x) // 60 % 60:02d}:{int(x) % 60:02d}",
+    }
+    shown = [words[key](scalars[key]) for key in SHOWN if key in scalars]
+    return "  ".join([f"step {step}/{steps}", *shown])
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
+    """The JSON lines of a run over all its starts, by step; what a later start did again replaces what it redid."""
+    records: list[dict[str, float]] = []
+    for path in sorted((epath.Path(workdir) / "metrics").glob("*.jsonl"), key=lambda path: path.name):
+        records = [record for record in records if record["step"] <= int(path.stem)]
+        records += [json.loads(line) for line in path.read_text().splitlines()]
+    return records
