@@ -1,0 +1,39 @@
+"""What stands between a student's view and a teacher's: bias-free linear maps, trained along, later dropped."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Adapter(nn.Module):
+    """A Linear without bias along one axis: the 1x1 convolution across heads of D-MAE, or a projection of widths."""
+
+    features: int
+    axis: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """float32, `axis` of any size -> `axis` of size `features`."""
+        size = x.shape[self.axis]
+
+        def kernel_init(rng, shape):  # PyTorch's default for Linear and 1x1 convolution
+            return jax.random.uniform(rng, shape, minval=-(size**-0.5), maxval=size**-0.5)
+
+        kernel = self.param("kernel", kernel_init, (size, self.features))
+        # Logits reach tens: on TPU the default precision would round them to bfloat16 first.
+        mixed = jnp.tensordot(x, kernel, axes=(self.axis, 0), precision=jax.lax.Precision.HIGHEST)
+        return jnp.moveaxis(mixed, -1, self.axis)
+
+
+class Adapters(nn.Module):
+    """One Adapter per pair of layers, named pair_0, pair_1, ..."""
+
+    features: int
+    axis: int
+
+    @nn.compact
+    def __call__(self, views: Sequence[jax.Array]) -> list[jax.Array]:
+        """Student views in the order of the pairs -> views of the teacher's shape."""
+        return [Adapter(self.features, self.axis, name=f"pair_{j}")(view) for j, view in enumerate(views)]

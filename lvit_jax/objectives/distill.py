@@ -1,0 +1,151 @@
+"""Distillation during masked pre-training: D-MAE (MAE-Lite, arXiv:2205.14443) and D²-MAE (arXiv:2404.12210).
+
+Teacher and student see the same visible patches in the same order, so that token i means the same in both.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from lvit_jax.errors import InputError, unknown
+from lvit_jax.models.adapters import Adapters
+from lvit_jax.models.features import Features, attention_logits
+from lvit_jax.models.mim import MaskedAutoencoder, masked_autoencoder
+from lvit_jax.models.vit import ViT
+from lvit_jax.objectives.losses import mse
+from lvit_jax.objectives.mae import forward, init_params, make_predict, reconstruction_loss
+from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
+
+TARGETS = ("logits", "probabilities", "hidden")
+
+
+def make_distill(
+    encoder: ViT,
+    teacher: ViT,
+    *,
+    decoder: str | Mapping[str, int],
+    mask_ratio: float = 0.75,
+    norm_pix: bool = True,
+    pairs: Sequence[tuple[int, int]] = ((12, 12),),
+    target: str = "logits",
+    alpha: float = 1.0,
+    adapter: bool = True,
+) -> Objective:
+    """D-MAE: the MAE loss + α·Σ over pairs of MSE(adapter(student view), teacher view).
+
+    Args:
+      encoder: the student.
+      teacher: its weights are state.frozen["teacher"]; `init` fills them at random, for their shapes only.
+      decoder, mask_ratio, norm_pix: as in `make_mae`.
+      pairs: (student layer, teacher layer), counted from 1. MAE-Lite: the last of each.
+      target: "logits" (attention before the softmax, CLS included: what MAE-Lite's code does), "probabilities"
+        (after it; the adapter mixes probabilities) or "hidden" (first norm of the next block, final norm after the
+        last; the adapter projects widths).
+      alpha: weight of the distillation terms.
+      adapter: a trained bias-free map from the student's heads (or width) to the teacher's; without it they must be
+        equal.
+
+    Raises:
+      InputError: layers that do not exist, an unknown target, models that cannot share a mask, unequal heads or
+        widths without adapter.
+    """
+    model = masked_autoencoder(encoder, decoder, mask_ratio)
+    return _distillation(model, teacher, norm_pix, tuple(map(tuple, pairs)), target, alpha, adapter)
+
+
+def make_d2(
+    encoder: ViT,
+    teacher: ViT,
+    *,
+    decoder: str | Mapping[str, int],
+    mask_ratio: float = 0.75,
+    norm_pix: bool = True,
+    decode_from: int = 8,
+    teacher_layer: int = 12,
+    alpha: float = 1.0,
+    target: str = "logits",
+) -> Objective:
+    """D²-MAE: reconstruction from LN(x₈); the attention of an extra, partial last block against the teacher's.
+
+    The given encoder gets one more block, of which only norm1 and attn/qkv exist. Nothing is detached: the first
+    `decode_from` blocks get both gradients, the later ones only distillation, norm and decoder only reconstruction.
+
+    Args: as `make_distill`; `decode_from` and `teacher_layer` count blocks from 1; `target` is "logits" or
+      "probabilities" (the extra block has no hidden state).
+
+    Raises:
+      InputError: as `make_distill`.
+    """
+    if target not in TARGETS[:2]:
+        raise unknown("target of d2", target, TARGETS[:2])
+    student = encoder.clone(depth=encoder.depth + 1, partial_last=True)
+    if not 1 <= decode_from <= encoder.depth:
+        raise InputError(f"decode_from={decode_from}: the encoder has blocks 1 to {encoder.depth}")
+    model = masked_autoencoder(student, decoder, mask_ratio, decode_from)
+    return _distillation(model, teacher, norm_pix, ((student.depth, teacher_layer),), target, alpha, True)
+
+
+def _distillation(
+    model: MaskedAutoencoder,
+    teacher: ViT,
+    norm_pix: bool,
+    pairs: tuple[tuple[int, int], ...],
+    target: str,
+    alpha: float,
+    adapter: bool,
+) -> Objective:
+    teacher = teacher.clone(final_norm=True)
+    _check(model.encoder, teacher, pairs, target, adapter)
+    hidden = target == "hidden"
+    adapters = Adapters(teacher.width if hidden else teacher.heads, axis=-1 if hidden else 2)
+
+    def init(rng: jax.Array, batch: Batch) -> Variables:
+        student_rng, teacher_rng, adapter_rng = jax.random.split(rng, 3)
+        params = init_params(model, student_rng, batch)
+        if adapter:
+            shape = (1, 1, model.encoder.width) if hidden else (1, 1, model.encoder.heads, 1, 1)
+            params["adapters"] = adapters.init(adapter_rng, [jnp.zeros(shape)] * len(pairs))["params"]
+        return Variables(params, {"teacher": teacher.init(teacher_rng, batch["image"][:1])["params"]})
+
+    def loss(params: Tree, state: TrainState, batch: Batch, rng: jax.Array):
+        out = forward(model, params, batch["image"], rng)
+        reconstruction = reconstruction_loss(model, out, batch["image"], norm_pix)
+        seen = teacher.apply({"params": state.frozen["teacher"]}, batch["image"], out.keep)
+        ours = [view(out.features, student_layer, target) for student_layer, _ in pairs]
+        ours = adapters.apply({"params": params["adapters"]}, ours) if adapter else ours
+        theirs = [jax.lax.stop_gradient(view(seen, teacher_layer, target)) for _, teacher_layer in pairs]
+        distill = sum(mse(a, b) for a, b in zip(ours, theirs, strict=True))
+        metrics = {"reconstruction": reconstruction, "distill": distill}
+        return reconstruction + alpha * distill, Aux(metrics, state.extra)
+
+    return Objective(init, loss, make_predict(model, norm_pix))
+
+
+def view(features: Features, layer: int, target: str) -> jax.Array:
+    """What is compared at a layer (counted from 1): float32 [B,1,H,N,N] of attention, or [B,N,D] of hidden states."""
+    if target == "hidden":
+        x = features.blocks[layer].normed if layer < len(features.blocks) else features.tokens
+        return x.astype(jnp.float32)
+    logits = attention_logits(features.blocks[layer - 1])
+    return logits if target == "logits" else jax.nn.softmax(logits, axis=-1)
+
+
+def _check(student: ViT, teacher: ViT, pairs: tuple[tuple[int, int], ...], target: str, adapter: bool) -> None:
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
+    if not pairs:
+        raise InputError("distillation needs at least one pair (student layer, teacher layer)")
+    for layers in pairs:
+        for who, model, layer in zip(("student", "teacher"), (student, teacher), layers, strict=True):
+            if not 1 <= layer <= model.depth:
+                raise InputError(f"no {who} layer {layer}: it has layers 1 to {model.depth}")
+    for name in ("patch_size", "channels"):
+        if getattr(student, name) != getattr(teacher, name):
+            raise InputError(
+                f"{name} of student ({getattr(student, name)}) and teacher ({getattr(teacher, name)}) differ"
+            )
+    name = "width" if target == "hidden" else "heads"
+    if not adapter and getattr(student, name) != getattr(teacher, name):
+        both = f"{getattr(student, name)} and {getattr(teacher, name)}"
+        raise InputError(f"without adapter, student and teacher need equal {name}, not {both}")
