@@ -5,50 +5,145 @@ from ml_collections.config_dict import placeholder
 
 
 def base() -> ConfigDict:
-    """Every section but `objective`, with the values that most configs share."""
+    """Pre-training on ImageNet as MAE-Lite does it (recipes 2.2), without the objective."""
     return ConfigDict(
-        dict(
-            seed=0,
-            model=dict(  # models.vit.vit; image_size goes to the data as well
-                name="vit_tiny",
-                image_size=224,
-                patch_size=16,
-                channels=3,
-                heads=placeholder(int),  # None: the size's own; DeiT's are 3 for tiny and 6 for small
-                positions="sincos",
-                drop_path=0.0,
-                remat=False,
-                dtype="bfloat16",
-            ),
-            data=dict(  # build.load_data
-                source="imagenet2012",
-                train_split="train",
-                val_split="validation",
-                data_dir=placeholder(str),
-                holdout=0.1,  # share split off where there is no validation split
-                examples=placeholder(int),  # train on a stratified subset of so many
-                mean="imagenet",
-                max_broken=0.1,
-                resample="exact",
-            ),
-            augment=dict(  # data.recipes
-                recipe="mae",
-            ),
-            optim=dict(  # training.optim.make_tx
-                name="adamw",
-                blr=1.5e-4,  # per 256 images
-            ),
-            train=dict(epochs=400.0, steps=placeholder(int), batch_size=4096, accumulate=1),
-            mesh=dict(devices=placeholder(int)),
-            init=dict(
-                encoder=placeholder(str),  # the workdir of a run or of an import
-                teacher=placeholder(str),
-                heads_from=placeholder(int),
-                fresh=(),
-                dropped=(),
-            ),
-            checkpoint=dict(every_steps=1000, keep=3),
-            log=dict(every_steps=50, tensorboard=True),
-            eval=dict(every_epochs=10.0, batch_size=512),
-        )
+        {
+            "seed": 0,
+            "model": {  # models.vit.vit; image_size also sizes the data
+                "name": "vit_tiny",
+                "image_size": 224,
+                "patch_size": 16,
+                "channels": 3,
+                "heads": placeholder(int),  # None: the size's own. DeiT's are 3 for tiny, 6 for small
+                "width": placeholder(int),
+                "depth": placeholder(int),
+                "positions": "sincos",
+                "drop_path": 0.0,
+                "remat": False,
+                "dtype": "bfloat16",
+            },
+            "data": {  # see lvit_jax/data/recipes.py
+                "source": "imagenet2012",
+                "data_dir": placeholder(str),
+                "train_split": "train",
+                "val_split": "validation",
+                "holdout": 0.1,  # the share set aside where there is no validation split
+                "examples": placeholder(int),  # train on a stratified subset of so many
+                "statistics": "imagenet",
+                "recipe": "mae",
+                "crop_scale": (0.08, 1.0),  # MAE-Lite, mae_lite_exp.py; MAE itself crops at (0.2, 1)
+                "interpolation": "random",
+                "flip": 0.5,
+                "resample": "exact",
+                "max_broken": 0.1,
+            },
+            "optim": {  # training.optim.make_tx
+                "name": "adamw",
+                "blr": 1.5e-4,  # per 256 images; MAE-Lite, mae_lite_exp.py
+                "warmup_epochs": 40.0,
+                "warmup_lr": 0.0,
+                "min_lr": 0.0,
+                "weight_decay": 0.05,
+                "b1": 0.9,
+                "b2": 0.95,
+                "eps": 1e-8,
+                "momentum": 0.9,  # of SGD
+                "nesterov": True,
+                "layer_decay": 1.0,
+                "clip": placeholder(float),
+                "no_decay": (),  # CLS and mask tokens *are* decayed in pre-training, as in the reference
+                "frozen": (),
+                "ema": placeholder(float),
+            },
+            "train": {"epochs": 400.0, "steps": placeholder(int), "batch_size": 4096, "accumulate": 1},
+            "init": {  # build.load_weights
+                "encoder": placeholder(str),  # the workdir of a run or of an import
+                "teacher": placeholder(str),
+                "demo_teacher": placeholder(str),  # a config that trains the teacher where none is given
+                "heads_from": placeholder(int),
+                "fresh": (),
+                "dropped": (),
+            },
+            "mesh": {"devices": placeholder(int)},
+            "checkpoint": {"every_steps": 1000, "keep": 2},
+            "log": {"every_steps": 50, "tensorboard": True, "profile": placeholder(tuple)},
+            "eval": {"every_epochs": 10.0, "batch_size": 512},
+        }
     )
+
+
+def mae(decoder: str) -> ConfigDict:
+    """objectives.mae.make_mae."""
+    return ConfigDict({"name": "mae", "decoder": decoder, "mask_ratio": 0.75, "norm_pix": True})
+
+
+def distill(decoder: str, pairs: tuple[tuple[int, int], ...]) -> ConfigDict:
+    """objectives.distill.make_distill."""
+    return ConfigDict(
+        {
+            "name": "distill",
+            "decoder": decoder,
+            "mask_ratio": 0.75,
+            "norm_pix": True,
+            "pairs": pairs,  # MAE-Lite, mae_lite_distill_exp.py: the last layer of each
+            "target": "logits",  # what the released code matches; the paper's words suggest probabilities
+            "alpha": 1.0,
+            "adapter": True,
+        }
+    )
+
+
+def d2(decoder: str, decode_from: int, teacher_layer: int) -> ConfigDict:
+    """objectives.distill.make_d2."""
+    return ConfigDict(
+        {
+            "name": "d2",
+            "decoder": decoder,
+            "mask_ratio": 0.75,
+            "norm_pix": True,
+            "decode_from": decode_from,
+            "teacher_layer": teacher_layer,
+            "target": "logits",
+            "alpha": 1.0,
+        }
+    )
+
+
+def finetune() -> ConfigDict:
+    """ImageNet fine-tuning, MAE-Lite's improved recipe (recipes 5.1; finetuning_exp.py)."""
+    config = base()
+    config.objective = {  # objectives.classify.make_classify
+        "name": "classify",
+        "classes": placeholder(int),  # None: as many as the data has
+        "pool": "mean",
+        "head_std": 0.02,
+        "mixup": 0.2,
+        "cutmix": 0.0,
+        "smoothing": 0.0,
+        "group": 128,  # images that share one λ: MAE-Lite's batch per GPU
+    }
+    config.model.positions = "learned"  # trained from the sin-cos values
+    config.data.update(
+        {
+            "recipe": "finetune",
+            "crop_scale": (0.08, 1.0),
+            "interpolation": "bicubic",
+            "randaugment": "rand-m10-mstd0.5-inc1",
+            "erase": 0.0,
+        }
+    )
+    config.optim.update(
+        {
+            "blr": 1e-3,
+            "warmup_epochs": 5.0,
+            "min_lr": 1e-6,
+            "b2": 0.999,
+            "layer_decay": 0.85,
+            "no_decay": ("encoder/pos_embed", "encoder/cls_token"),
+        }
+    )
+    config.train.update({"epochs": 300.0, "batch_size": 1024})
+    config.init.fresh = ("head/.*", "encoder/pos_embed")
+    # What pre-training leaves behind: decoder, adapters, the final norm, D²'s 13th block, a classifier's head.
+    config.init.dropped = ("decoder/.*", "adapters/.*", "head/.*", "encoder/norm/.*", "encoder/block_12/.*")
+    return config

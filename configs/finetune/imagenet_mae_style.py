@@ -1,0 +1,18 @@
+"""ImageNet fine-tuning with MAE's heavier regularisation, 100 epochs (MAE-Lite, finetuning_mae_exp.py).
+
+lvit train --config=configs/finetune/imagenet_mae_style.py --workdir=runs/ft --config.init.encoder=runs/mae
+"""
+
+from lvit_jax.configs import common
+
+
+def get_config():
+    config = common.finetune()
+    config.train.epochs = 100.0
+    config.data.randaugment = "rand-m9-mstd0.5-inc1"
+    config.data.erase = 0.25
+    config.objective.mixup = 0.8
+    config.objective.cutmix = 1.0
+    config.objective.smoothing = 0.1
+    config.model.drop_path = 0.1
+    return config

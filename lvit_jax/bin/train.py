@@ -1,0 +1,45 @@
+"""Runs one config: pre-training, distillation or fine-tuning. The same command again resumes.
+
+  lvit train --config=configs/pretrain/mae_tiny.py --workdir=runs/mae --config.data.source=folder:/my/images
+
+A workdir holds config.json, checkpoints/, metrics/ (JSON lines), figures/ and tensorboard/.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from lvit_jax.bin import app, flags
+from lvit_jax.objectives import NEEDS_TEACHER
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Checks everything that can be checked, then trains to the end or goes on from the last checkpoint."""
+    parser = flags.Parser("train", __doc__)
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    args, config = flags.parse_with_config(parser, argv)
+    app.start()
+    train(config, args.workdir)
+    return 0
+
+
+def train(config: ConfigDict, workdir: str) -> None:
+    """Trains one config in one workdir; a demo config without a teacher trains its demo teacher first."""
+    from lvit_jax import build
+    from lvit_jax.training.loop import fit
+    from lvit_jax.training.record import write_record
+
+    if config.objective.name in NEEDS_TEACHER and not config.init.teacher and config.init.demo_teacher:
+        teacher = str(Path(workdir) / "teacher")
+        print(f"no teacher given: {config.init.demo_teacher} in {teacher}", file=sys.stderr)
+        train(flags.check(flags.load_config(config.init.demo_teacher)), teacher)
+        config.init.teacher = teacher
+    run, record = build.run(config.to_dict(), workdir)
+    write_record(workdir, record)
+    fit(run)
+
+
+if __name__ == "__main__":
+    app.run(main)
