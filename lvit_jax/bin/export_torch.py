@@ -1,0 +1,126 @@
+"""Writes the weights of a run or an import for PyTorch, with a model card, and checks what it wrote.
+
+  lvit export_torch --workdir=runs/ft --to=timm --out=exports/vit_tiny
+
+--to=timm   a folder for timm.create_model("local-dir:…") and transformers' AutoModelForImageClassification
+--to=mae    one file in the layout of facebookresearch/mae and MAE-Lite (.pth where PyTorch is installed)
+--to=hf     a folder for transformers' ViTMAEForPreTraining; ViTForImageClassification for a classifier on CLS
+
+The written files are read back and must give the same outputs as the JAX model on a fixed batch. A D²-MAE run gives
+blocks 1 to 12; with its decoder (always for hf, --decoder for mae) it is a masked autoencoder of 8 blocks.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lvit_jax.bin import app, flags
+from lvit_jax.convert import FORMATS
+from lvit_jax.errors import InputError, unknown
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exports into a folder that is there whole or not at all."""
+    args = _flags(argv)
+    app.start()
+    from lvit_jax.convert.record import arch_of, is_d2
+    from lvit_jax.training.checkpoint import load_params
+    from lvit_jax.training.record import read_record
+
+    record = read_record(args.workdir)
+    place = args.workdir if "://" in args.workdir else os.path.abspath(args.workdir)  # orbax wants absolute paths
+    params = load_params(place, ema=args.ema)
+    d2 = is_d2(record)
+    decoder = "decoder" in params and (args.to == "hf" or (args.to == "mae" and not d2))
+    arch = arch_of(record, params, decoder if args.decoder is None else args.decoder)
+    figures = _export(args, params, arch, record, d2)
+    app.report(figures, args.json)
+    return 0
+
+
+def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = flags.Parser("export_torch", __doc__)
+    parser.add_argument("--workdir", required=True, help="the folder of a run or of an import")
+    parser.add_argument("--to", required=True, help=", ".join(FORMATS))
+    parser.add_argument("--out", required=True, help="the folder to write; must not exist or be empty")
+    on_off = argparse.BooleanOptionalAction
+    parser.add_argument("--ema", action=on_off, default=True, help="the averaged weights, where the run keeps them")
+    parser.add_argument("--decoder", action=on_off, help="with the decoder of a masked autoencoder (mae only)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    args = parser.parse_args(argv)
+    if args.to not in FORMATS:
+        raise unknown("export format", args.to, FORMATS)
+    if args.decoder is not None and args.to != "mae":
+        raise InputError(f"--{'' if args.decoder else 'no-'}decoder is a choice of --to=mae, not of --to={args.to}")
+    out = Path(args.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out={args.out} is there already and not an empty folder")
+    return args
+
+
+def _export(args: argparse.Namespace, params: Mapping, arch: Any, record: Mapping, d2: bool) -> dict[str, Any]:
+    from lvit_jax.convert.card import card, snippet
+    from lvit_jax.convert.export import check, write
+
+    out = Path(args.out)
+    part = out.parent / f"{out.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    lineage = _lineage(args.workdir, record)
+    notes = _notes(arch, d2)
+    settings = {"licence": lineage[0]["licence"], "notes": notes}
+    try:
+        pickled = write(part, args.to, params, arch, record["data"], record["config"]["objective"] or {}, settings)
+        code = snippet(args.to, arch, str(out), pickled)
+        (part / "README.md").write_text(card(args.to, arch, record["data"], lineage, notes, code))
+        figures = check(part, args.to, params, arch)
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    if args.to == "mae" and not pickled:
+        print("PyTorch is not installed: wrote mae.safetensors in place of mae.pth")
+    return {"out": str(out), "format": args.to, **figures, "notes": "; ".join(notes)}
+
+
+def _notes(arch: Any, d2: bool) -> list[str]:
+    """What the reader of an export of a D²-MAE run must know."""
+    if not d2 or arch.pool:
+        return []
+    if arch.decoder:
+        return [f"The depth-{arch.depth} masked autoencoder of a D²-MAE run: its decoder reads block {arch.depth}."]
+    return ["Pre-trained by D²-MAE: the final norm was trained on the output of block 8, not of the last block."]
+
+
+def _lineage(workdir: str, record: Mapping[str, Any], role: str = "this model") -> list[dict[str, Any]]:
+    """This workdir and, as far as their folders are still there, the ones it started or learnt from."""
+    from lvit_jax.training.record import read_record
+
+    config = record["config"]
+    here = {
+        "role": role,
+        "workdir": workdir,
+        "objective": (config["objective"] or {}).get("name"),
+        "data": config.get("data", {}).get("source"),
+        "source": record.get("source"),
+        "licence": record.get("licence"),
+    }
+    steps = [here]
+    for key, name in {"encoder": "initialised from", "teacher": "teacher"}.items():
+        parent = (config.get("init") or {}).get(key)
+        if not parent:
+            continue
+        try:
+            steps += _lineage(parent, read_record(parent), name)
+        except InputError:
+            steps.append({"role": name, "workdir": parent, "licence": None})
+    return steps
+
+
+if __name__ == "__main__":
+    app.run(main, sys.argv[1:])

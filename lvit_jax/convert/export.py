@@ -1,0 +1,95 @@
+"""Writes a model for PyTorch, reads it back and holds it against the JAX model it came from."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvit_jax.convert import files
+from lvit_jax.convert.arch import Arch, infer
+from lvit_jax.convert.compare import fixed_batch, outputs
+from lvit_jax.convert.folders import hf_config, hf_preprocessor, timm_config
+from lvit_jax.convert.names import normalise
+from lvit_jax.convert.params import from_torch, to_torch
+from lvit_jax.errors import InputError
+
+TOLERANCE = 1e-4  # of the largest output
+
+
+def write(
+    folder: Path,
+    to: str,
+    params: Mapping[str, Any],
+    arch: Arch,
+    data: Mapping[str, Any],
+    objective: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> bool:
+    """Writes weights and config.json into an existing folder.
+
+    Args:
+      to: a name of `convert.FORMATS`.
+      params: the tree of parameters.
+      arch: what of it is exported.
+      data: classes, mean, std.
+      objective: of the run's config: mask_ratio and norm_pix, where it has them.
+      notes: further plain settings for config.json: licence, and what the weights are.
+
+    Returns:
+      Whether the weights are a pickle (.pth).
+
+    Raises:
+      InputError: a model that the format cannot hold.
+    """
+    if to == "mae":
+        weights = to_torch(params, arch, "mae")
+        if not files.has_torch():
+            files.write_safetensors(folder / "mae.safetensors", weights)
+            return False
+        files.write_pickle(folder / "mae.pth", weights, {"heads": arch.heads, **notes})
+        return True
+    if to == "timm":
+        config = timm_config(arch, data, notes.get("licence")) | {"lvit_jax": dict(notes)}
+    else:
+        config = hf_config(arch, data, objective) | {"lvit_jax": dict(notes)}
+        _json(folder / "preprocessor_config.json", hf_preprocessor(arch, data["mean"], data["std"]))
+    files.write_safetensors(folder / "model.safetensors", to_torch(params, arch, "mae" if to == "timm" else "hf"))
+    _json(folder / "config.json", config)
+    return False
+
+
+def _json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def check(folder: Path, to: str, params: Mapping[str, Any], arch: Arch) -> dict[str, Any]:
+    """Reads the folder back and compares its outputs on a fixed batch with those of the JAX model.
+
+    Returns:
+      {"max_abs_difference", "scale": the largest output (at least 1), "checked_with": timm, transformers, torch or jax}
+
+    Raises:
+      InputError: they differ by more than 1e-4 of the scale.
+    """
+    images, noise = fixed_batch(arch)
+    ours = outputs(params, arch, images, noise)
+    theirs, through = files.torch_outputs(folder, to, arch, images, noise)
+    if theirs is None:
+        theirs, through = _reimported(folder, to, arch, images, noise), f"jax: {through}"
+    difference, scale = float(np.abs(ours - theirs).max()), max(1.0, float(np.abs(ours).max()))
+    if not difference <= TOLERANCE * scale:  # a NaN is a difference, too
+        raise InputError(f"the written model differs by {difference:.3g} from the JAX model ({through}); nothing kept")
+    return {"max_abs_difference": difference, "scale": scale, "checked_with": through}
+
+
+def _reimported(folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    found = [path for path in folder.iterdir() if path.name.startswith("mae.")] if to == "mae" else [folder]
+    weights, stated = files.read(found[0])
+    layout, names = normalise(weights)
+    weights = {name: weights[spelt] for spelt, name in names.items()}
+    stated |= {"heads": arch.heads, "image_size": arch.image_size, "norm_eps": arch.norm_eps}
+    stated |= {"decoder_heads": arch.decoder["heads"]} if arch.decoder else {}
+    read = infer(weights, layout, stated, str(folder))
+    return outputs(*from_torch(weights, read, layout, str(folder)), images, noise)

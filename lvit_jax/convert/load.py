@@ -1,0 +1,71 @@
+"""PyTorch weights -> our parameters and what they are: layout, sizes, class names, statistics."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lvit_jax.convert import files
+from lvit_jax.convert.arch import Arch, infer
+from lvit_jax.convert.names import normalise
+from lvit_jax.convert.params import from_torch
+from lvit_jax.convert.record import config_of, data_of
+from lvit_jax.errors import InputError
+
+_DECODER = r"(decoder_.*|mask_token)"
+
+
+class Imported(NamedTuple):
+    """A file of weights as this package has them."""
+
+    params: dict[str, Any]  # {"encoder": …, "decoder": …, "head": …}
+    arch: Arch
+    config: dict[str, Any]  # sections `model` and `objective`
+    data: dict[str, Any]  # classes, mean, std
+    layout: str  # 'mae' or 'hf'
+    notes: list[str]  # what was left out, a line each
+
+
+def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
+    """Reads a file or folder, finds out its layout and sizes, and converts it.
+
+    Args:
+      path: .pth, .pth.tar, .safetensors, or a folder of transformers or timm.
+      said: what the command line says: heads, decoder_heads, image_size; None where it says nothing.
+
+    Raises:
+      InputError: what `files.read`, `infer` and `from_torch` refuse; a layout that is neither; a head count on the
+        command line that the file contradicts.
+    """
+    weights, stated = files.read(path)
+    where = Path(path).name
+    layout, names = normalise(weights)
+    if layout is None:
+        raise InputError(f"{where} holds no ViT of MAE, timm or transformers; its first tensor is {min(weights)!r}")
+    notes = [f"left out {len(weights) - len(names)} tensors of another model"] if len(names) < len(weights) else []
+    found = {name: weights[spelt] for spelt, name in names.items()}
+    arch = infer(found, layout, _merge(stated, said, where), where)
+    partial = f"blocks.{arch.depth}.norm1.weight" in found
+    if partial:
+        notes.append(f"D²-MAE: block {arch.depth + 1} and the decoder left out; the final norm is that of block 8")
+        found = {name: array for name, array in found.items() if not re.fullmatch(_DECODER, name)}
+        arch = arch._replace(decoder=None)
+    params, arch = from_torch(found, arch, layout, where)
+    config = config_of(arch, stated.get("objective", {}))
+    if partial:
+        config["objective"] = {"name": "d2"}
+    return Imported(params, arch, config, data_of(arch, stated), layout, notes)
+
+
+def _merge(stated: Mapping[str, Any], said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for key, value in said.items():
+        if value is not None and stated.get(key, value) != value:
+            raise InputError(f"--{key.replace('_', '-')}={value}, but the config.json of {where} says {stated[key]}")
+    return {**stated, **{key: value for key, value in said.items() if value is not None}}
+
+
+def count(params: Mapping[str, Any]) -> int:
+    """The number of parameters in a tree."""
+    return sum(count(x) if isinstance(x, Mapping) else int(np.size(x)) for x in params.values())

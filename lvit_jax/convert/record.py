@@ -1,0 +1,91 @@
+"""A model's sizes to and from the record of a workdir (its config.json)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lvit_jax.convert.arch import NORM_EPS, Arch
+from lvit_jax.errors import InputError
+from lvit_jax.models import DECODERS, ENCODERS
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DECODE_FROM = 8  # of D²-MAE, where a config does not say it
+
+
+def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool) -> Arch:
+    """What a run or an import holds, from its parameters and, where shapes do not tell, from its config.
+
+    Args:
+      record: of `training.record.read_record`.
+      params: the tree of its parameters.
+      decoder: with the decoder of a masked autoencoder. That of a D²-MAE run reads the norm of block 8, so that with
+        it the model is a MAE of 8 blocks; without it, blocks 1 to 12.
+
+    Raises:
+      InputError: a decoder was asked for and there is none.
+    """
+    model, objective = record["config"]["model"], record["config"]["objective"] or {}
+    encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
+    depth = sum(name.startswith("block_") and "mlp" in block for name, block in encoder.items())
+    if decoder and "decoder" not in params:
+        raise InputError(f"there is no decoder in this {objective.get('name', 'backbone')}")
+    if decoder and is_d2(record):
+        depth = objective.get("decode_from", DECODE_FROM)
+    size = model["image_size"]
+    return Arch(
+        width=kernel.shape[3],
+        depth=depth,
+        heads=model.get("heads") or ENCODERS[model["name"]][1]["heads"],
+        patch_size=kernel.shape[0],
+        channels=kernel.shape[2],
+        image_size=(size, size) if isinstance(size, int) else tuple(size),
+        positions="learned" if "pos_embed" in encoder else "sincos",
+        norm_eps=model.get("norm_eps", NORM_EPS),
+        decoder=_decoder(objective["decoder"], params["decoder"]) if decoder else None,
+        pool=objective.get("pool", "mean") if "head" in params else None,
+        classes=params["head"]["fc"]["bias"].shape[0] if "head" in params else None,
+    )
+
+
+def _decoder(stated: str | Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    size = DECODERS[stated] if isinstance(stated, str) else stated
+    return {**size, "positions": "learned" if "pos_embed" in params else "sincos"}
+
+
+def is_d2(record: Mapping[str, Any]) -> bool:
+    """Whether the final norm (and the decoder) of these weights belong to an inner block."""
+    return (record["config"]["objective"] or {}).get("name") == "d2"
+
+
+def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` and `objective` sections that describe imported weights, as a run's config would.
+
+    Args:
+      arch: what was read.
+      objective: further settings that the file states (mask_ratio, norm_pix).
+    """
+    same = [name for name, (_, size) in ENCODERS.items() if size["width"] == arch.width]
+    model = {
+        "name": same[0] if same else "vit_base",
+        "image_size": arch.image_size[0] if arch.image_size[0] == arch.image_size[1] else list(arch.image_size),
+        **{key: getattr(arch, key) for key in ("width", "depth", "heads", "patch_size", "channels", "positions")},
+    }
+    if arch.norm_eps != NORM_EPS:
+        model["norm_eps"] = arch.norm_eps
+    if arch.pool:
+        return {"model": model, "objective": {"name": "classify", "pool": arch.pool, "classes": arch.classes}}
+    if not arch.decoder:
+        return {"model": model, "objective": None}
+    size = {key: value for key, value in arch.decoder.items() if (key, value) != ("positions", "sincos")}
+    return {"model": model, "objective": {"name": "mae", "decoder": size, **objective}}
+
+
+def data_of(arch: Arch, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The `data` of an import's record: class names, and the statistics of its pixels (ImageNet's where unstated)."""
+    plain = IMAGENET if arch.channels == 3 else (np.zeros(arch.channels).tolist(), np.ones(arch.channels).tolist())
+    classes = stated.get("classes")
+    if classes is not None and len(classes) != arch.classes:
+        raise InputError(f"config.json names {len(classes)} classes, but the head has {arch.classes}")
+    mean, std = stated.get("mean", plain[0]), stated.get("std", plain[1])
+    return {"classes": classes, "mean": list(mean), "std": list(std)}
