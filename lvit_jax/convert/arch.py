@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lvit_jax.errors import InputError
-from lvit_jax.models import DECODERS, ENCODERS
 
 NORM_EPS = 1e-6  # of MAE, MAE-Lite and timm; transformers folders state their own
 

@@ -103,4 +103,5 @@ def _facts(arch: Arch, data: Mapping[str, Any]) -> dict[str, Any]:
 def _line(step: Mapping[str, Any]) -> str:
     known = {key: step[key] for key in ("objective", "data", "source") if step.get(key)}
     what = ", ".join(f"{key}: {value}" for key, value in known.items())
-    return f"- {step['role']}: `{step['workdir']}`{f' ({what})' if what else ''}; licence: {step['licence'] or 'not stated'}"
+    details = f" ({what})" if what else ""
+    return f"- {step['role']}: `{step['workdir']}`{details}; licence: {step['licence'] or 'not stated'}"

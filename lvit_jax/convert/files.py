@@ -7,12 +7,15 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lvit_jax.convert.arch import Arch
 from lvit_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 PICKLES = (".pth", ".pth.tar", ".pt", ".tar", ".bin", ".ckpt")
 MASK_RATIO = 0.75  # of the comparison of masked autoencoders
