@@ -1,8 +1,9 @@
 """Checkpoints: saved in the background, read back onto any mesh, whole or in part. The only importer of orbax."""
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from lvit_jax.training.report import say
 from lvit_jax.tree import flatten, matches, unflatten
 from lvit_jax.types import TrainState, Tree
 
+SEAL = "sizes.json"
+
 
 class Checkpoints:
     """The checkpoints of a run, workdir/checkpoints/<step>; use as a context manager: leaving it waits for saves.
@@ -26,8 +29,9 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, keep: int):
         """Args: keep: how many of the latest checkpoints stay."""
+        self._folder, self._pending = epath.Path(workdir) / "checkpoints", None
         self._saver = ocp.training.Checkpointer(
-            epath.Path(workdir) / "checkpoints",
+            self._folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
@@ -36,11 +40,42 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._saver.close()
+        try:
+            self._finish()
+        finally:
+            self._saver.close()
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts a save and returns once the arrays are copied to the host: the state may then be donated."""
-        self._saver.save_checkpointables_async(step, _items(state), force=True)
+        self._finish()
+        self._pending = (step, self._saver.save_checkpointables_async(step, _items(state), force=True))
+
+    def _finish(self) -> None:
+        if self._pending:
+            (step, response), self._pending = self._pending, None
+            response.result()
+            _seal(self._folder / str(step))
+
+
+def _seal(path: epath.Path) -> None:
+    """Notes the sizes of a finished checkpoint's files: a truncated one is told by them, not by trying to load it."""
+    if jax.process_index() == 0:
+        sizes = {str(file.relative_to(path)): file.stat().length for file in _files(path)}
+        (path / SEAL).write_text(json.dumps(sizes))
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        yield from _files(path) if path.is_dir() else [path]
+
+
+def _check_seal(path: epath.Path) -> None:
+    """Raises OSError where a file of a checkpoint is not what it was (one killed before its seal goes unchecked)."""
+    if not (path / SEAL).exists():
+        return
+    for name, size in json.loads((path / SEAL).read_text()).items():
+        if (path / name).stat().length != size:
+            raise OSError(f"{name} is truncated")
 
 
 def _items(state: TrainState) -> dict[str, Tree]:
@@ -74,16 +109,20 @@ def restore(workdir: epath.PathLike, state: TrainState) -> TrainState:
     Raises:
       InputError: a checkpoint whose arrays have other names or shapes than the state's.
     """
-    for step in steps(workdir):
+    found = steps(workdir)
+    for step in found:
         path = epath.Path(workdir) / "checkpoints" / str(step)
         try:
+            _check_seal(path)
             _check_shapes(path, state)
             target = jax.tree.map(_abstract, _items(state))
             return _from_items(ocp.load_checkpointables(path, target), state)
         except InputError:
             raise
-        except Exception as error:  # whatever the reader of a truncated file may raise
+        except Exception as error:  # whatever the readers of a broken file may raise
             _set_aside(path, error)
+    if found:
+        say(f"{workdir}: no checkpoint can be read, starting from the beginning")
     return state
 
 
@@ -131,6 +170,7 @@ def load_params(workdir: epath.PathLike, ema: bool = True) -> Tree:
     for step in found:
         path = epath.Path(workdir) / "checkpoints" / str(step)
         try:
+            _check_seal(path)
             saved = _metadata(path)
             item = "average" if ema and "average" in saved else "params"
             target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved[item])
@@ -142,7 +182,9 @@ def load_params(workdir: epath.PathLike, ema: bool = True) -> Tree:
 
 def save_params(workdir: epath.PathLike, params: Tree) -> None:
     """Writes imported weights as workdir/checkpoints/0, in the layout of a run's, with `params` only."""
-    ocp.save_checkpointables(epath.Path(workdir) / "checkpoints" / "0", {"params": params})
+    path = epath.Path(workdir) / "checkpoints" / "0"
+    ocp.save_checkpointables(path, {"params": params})
+    _seal(path)
 
 
 def load_into(

@@ -127,8 +127,9 @@ class _Meter:
     """Reads the metrics of a step once the next one is under way, checks that they are finite, and reports them."""
 
     def __init__(self, run: Run, start: int, report: Report):
-        self.clock = Clock(run.batch_size, run.steps, start)
         self._run, self._report, self._lr = run, report, jax.jit(run.schedule)
+        self._lr(0)  # compiles here, not in the time of a step
+        self.clock = Clock(run.batch_size, run.steps, start)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._window: list[dict[str, float]] = []
         self._broken = 0
