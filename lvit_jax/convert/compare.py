@@ -1,16 +1,21 @@
-"""What a model says of a fixed batch, so that written files can be held against the model they came from."""
+"""What a model says of a fixed batch, in JAX and in PyTorch: exports are held against the model they came from."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from lvit_jax.convert.arch import Arch
-from lvit_jax.convert.files import MASK_RATIO
 from lvit_jax.models.heads import classifier
 from lvit_jax.models.mim import masked_autoencoder
 from lvit_jax.models.vit import ViT
+
+if TYPE_CHECKING:
+    import torch
+
+MASK_RATIO = 0.75  # of the comparison
 
 
 def fixed_batch(arch: Arch, examples: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -54,3 +59,100 @@ def encoder_of(arch: Arch) -> ViT:
 
 def _decoder(arch: Arch) -> dict[str, Any]:
     return {key: arch.decoder[key] for key in ("width", "depth", "heads")}
+
+
+def torch_outputs(
+    folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray | None, str]:
+    """What an exported folder says of a batch, as its PyTorch readers compute it.
+
+    Args:
+      folder: as `export.write` leaves it.
+      to: the format.
+      arch: what was exported.
+      images: float32 [B,H,W,C].
+      noise: float32 [B,N] for the mask.
+
+    Returns:
+      outputs as `compare.outputs` has them, and the library's name; or None, and why there is no such library.
+    """
+    try:
+        import torch
+    except (ImportError, OSError):
+        return None, "PyTorch is not installed"
+    pixels, noise = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(noise)
+    with torch.no_grad():
+        if to == "mae":
+            weights = torch.load(folder / "mae.pth", weights_only=True)["model"]
+            return _mae_forward(weights, arch, pixels, noise).numpy(), "torch"
+        try:
+            made = (_timm_forward if to == "timm" else _hf_forward)(folder, arch, pixels, noise)
+        except ImportError as error:
+            return None, f"no {error.name or to}"
+        except RuntimeError as error:
+            if "torchvision::" not in str(error):
+                raise
+            return None, "torchvision does not fit this PyTorch, so timm cannot be imported"
+    return made.numpy(), {"timm": "timm", "hf": "transformers"}[to]
+
+
+def _timm_forward(folder: Path, arch: Arch, pixels: "torch.Tensor", _: "torch.Tensor") -> "torch.Tensor":
+    import timm
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return model(pixels) if arch.pool else model.forward_features(pixels)
+
+
+def _hf_forward(folder: Path, arch: Arch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
+    import transformers
+
+    if arch.pool:
+        return transformers.ViTForImageClassification.from_pretrained(folder).eval()(pixels).logits
+    model = transformers.ViTMAEForPreTraining.from_pretrained(folder, mask_ratio=MASK_RATIO).eval()
+    return model(pixels, noise=noise).logits
+
+
+def _mae_forward(weights: Mapping, arch: Arch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
+    """models_mae.py and models_vit.py of facebookresearch/mae, written as functions of their own weights."""
+    import torch
+    from torch.nn import functional
+
+    def linear(x, name):
+        return functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def norm(x, name):
+        return functional.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], arch.norm_eps)
+
+    def blocks(x, name, depth, heads):
+        b, n, d = x.shape
+        for i in range(depth):
+            block = f"{name}.{i}"
+            qkv = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv").reshape(b, n, 3, heads, d // heads)
+            attended = functional.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))
+            x = x + linear(attended.transpose(1, 2).reshape(b, n, d), f"{block}.attn.proj")
+            hidden = functional.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+            x = x + linear(hidden, f"{block}.mlp.fc2")
+        return x
+
+    embed, table = "patch_embed.proj", weights["pos_embed"]
+    x = functional.conv2d(pixels, weights[f"{embed}.weight"], weights[f"{embed}.bias"], stride=arch.patch_size)
+    x = x.flatten(2).transpose(1, 2) + table[:, 1:]
+    order = noise.argsort(dim=1)
+    if arch.decoder:
+        kept = int(x.shape[1] * (1 - MASK_RATIO)) or 1
+        x = x.gather(1, order[:, :kept, None].expand(-1, -1, x.shape[2]))
+    x = torch.cat([(weights["cls_token"] + table[:, :1]).expand(len(x), -1, -1), x], dim=1)
+    x = blocks(x, "blocks", arch.depth, arch.heads)
+    if arch.pool == "mean":
+        return linear(norm(x[:, 1:].mean(dim=1), "fc_norm"), "head")
+    x = norm(x, "norm")
+    if arch.pool:
+        return linear(x[:, 0], "head")
+    if not arch.decoder:
+        return x
+    x = linear(x, "decoder_embed")
+    masked = weights["mask_token"].expand(len(x), order.shape[1] + 1 - x.shape[1], -1)
+    restored = order.argsort(dim=1)[:, :, None].expand(-1, -1, x.shape[2])
+    x = torch.cat([x[:, :1], torch.cat([x[:, 1:], masked], dim=1).gather(1, restored)], dim=1)
+    x = blocks(x + weights["decoder_pos_embed"], "decoder_blocks", arch.decoder["depth"], arch.decoder["heads"])
+    return linear(norm(x, "decoder_norm"), "decoder_pred")[:, 1:]

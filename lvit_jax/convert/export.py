@@ -9,7 +9,7 @@ import numpy as np
 
 from lvit_jax.convert import files
 from lvit_jax.convert.arch import Arch, infer
-from lvit_jax.convert.compare import fixed_batch, outputs
+from lvit_jax.convert.compare import fixed_batch, outputs, torch_outputs
 from lvit_jax.convert.folders import hf_config, hf_preprocessor, timm_config
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch, to_torch
@@ -75,7 +75,7 @@ def check(folder: Path, to: str, params: Mapping[str, Any], arch: Arch) -> dict[
     """
     images, noise = fixed_batch(arch)
     ours = outputs(params, arch, images, noise)
-    theirs, through = files.torch_outputs(folder, to, arch, images, noise)
+    theirs, through = torch_outputs(folder, to, arch, images, noise)
     if theirs is None:
         theirs, through = _reimported(folder, to, arch, images, noise), f"jax: {through}"
     difference, scale = float(np.abs(ours - theirs).max()), max(1.0, float(np.abs(ours).max()))
