@@ -1,4 +1,4 @@
-"""Files of weights, read and written: .pth, .pth.tar, .safetensors, folders. Torch is imported only where a file needs it."""
+"""Files of weights, read and written: .pth, .pth.tar, .safetensors, folders. Torch only where a file needs it."""
 
 import argparse
 import json
