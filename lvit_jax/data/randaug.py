@@ -1,0 +1,9 @@
+"""placeholder"""
+
+
+def parse_randaugment(text):
+    raise NotImplementedError
+
+
+def randaugment(image, seed, policy):
+    raise NotImplementedError

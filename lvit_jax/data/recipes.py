@@ -1,0 +1,166 @@
+"""RECIPES: from the bytes of an image file to a normalised float32 image. `data.recipe` names one of them.
+
+A recipe is a function of the config's augmentation fields that returns `example(data, seed) -> float32 [H, W, C]`:
+data is the string of the file, seed an int64 [2] that is unique for (seed, epoch, index). Every random decision reads
+its own stream of that seed, so an example never depends on threads, batches or processes.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from lvit_jax.data import image as ops
+from lvit_jax.data.randaug import parse_randaugment, randaugment as apply_randaugment
+from lvit_jax.errors import InputError, unknown
+
+Example = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+INTERPOLATIONS = ("bicubic", "bilinear", "random")
+RESAMPLES = ("exact", "fast")
+# Streams of randomness of one example; `pipeline.CANDIDATES_STREAM` lies behind them.
+CROP, FLIP, RANDAUGMENT, ERASE, NOISE = range(5)
+
+
+def stream(seed: tf.Tensor, number: int) -> tf.Tensor:
+    """The seed of one random decision: int64 [2]."""
+    return seed + tf.constant([0, number], tf.int64)
+
+
+def draw(seed: tf.Tensor, number: int, count: int) -> tf.Tensor:
+    """Uniform draws of a stream: float32 [count]; Philox by name, so that no device or version changes them."""
+    return tf.random.stateless_uniform([count], stream(seed, number), alg="philox")
+
+
+def mae(
+    *,
+    image_size: int | tuple[int, int],
+    channels: int = 3,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    crop_scale: tuple[float, float] = (0.08, 1.0),  # MAE-Lite, mae_lite_exp.py; the original MAE has (0.2, 1)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "random",  # MAE-Lite draws bilinear or bicubic
+    flip: float = 0.5,
+    pad: int = 0,
+    resample: str = "exact",
+) -> Example:
+    """Pre-training: RandomResizedCrop and horizontal flip, nothing else (MAE; MAE-Lite).
+
+    Args:
+      image_size: an int or (height, width).
+      channels: 3, or 1 for grey.
+      mean, std: per channel, of pixels in [0, 1].
+      crop_scale, crop_ratio: share of the area and aspect of the crop.
+      interpolation: "bicubic", "bilinear", or "random" (one of the two, drawn per image).
+      flip: probability of a horizontal flip.
+      pad: if not 0, no RandomResizedCrop: the image is resized to image_size, padded by so many zero pixels and
+        cropped at random, as is usual for images of 8 to 32 pixels.
+      resample: "exact" (as PIL) or "fast" (see `image.resize`).
+    """
+    return finetune(
+        image_size=image_size,
+        channels=channels,
+        mean=mean,
+        std=std,
+        crop_scale=crop_scale,
+        crop_ratio=crop_ratio,
+        interpolation=interpolation,
+        flip=flip,
+        pad=pad,
+        resample=resample,
+    )
+
+
+def finetune(
+    *,
+    image_size: int | tuple[int, int],
+    channels: int = 3,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "bicubic",
+    flip: float = 0.5,
+    pad: int = 0,
+    randaugment: str | None = None,
+    erase: float = 0.0,
+    resample: str = "exact",
+) -> Example:
+    """Fine-tuning as timm: what `mae` does, then RandAugment (uint8), normalisation, random erasing.
+
+    Args:
+      randaugment: None, or timm's string, such as "rand-m10-mstd0.5-inc1".
+      erase: probability of random erasing with normal noise.
+      (the others as in `mae`)
+    """
+    size = as_size(image_size)
+    _check(interpolation, resample, pad, crop_scale)
+    policy = parse_randaugment(randaugment) if randaugment else None
+
+    def example(data, seed):
+        image = ops.decode(data, channels)
+        if pad:
+            image = ops.pad_crop(ops.resize(image, size, "bicubic", resample), draw(seed, CROP, 2), pad)
+        else:
+            draws = draw(seed, CROP, 23)
+            image = ops.crop(image, ops.crop_window(tf.shape(image), draws, crop_scale, crop_ratio))
+            image = _interpolate(image, size, interpolation, resample, draws[22])
+        if flip:
+            flipped = draw(seed, FLIP, 1)[0] < flip
+            image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
+        if policy:
+            image = apply_randaugment(image, stream(seed, RANDAUGMENT), policy)
+        image = ops.normalise(image, mean, std)
+        if erase:
+            image = ops.erase(image, draw(seed, ERASE, 23), stream(seed, NOISE), erase)
+        return image
+
+    return example
+
+
+def evaluate(
+    *,
+    image_size: int | tuple[int, int],
+    channels: int = 3,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    eval_crop: float = 0.875,
+    resample: str = "exact",
+) -> Example:
+    """Evaluation: short side to floor(size / eval_crop), bicubic, centre crop. The seed is not used."""
+    size = as_size(image_size)
+    _check("bicubic", resample, 0, (0.08, 1.0))
+
+    def example(data, seed):
+        del seed
+        image = ops.eval_crop(ops.decode(data, channels), size, eval_crop, resample)
+        return ops.normalise(image, mean, std)
+
+    return example
+
+
+RECIPES = {"mae": mae, "finetune": finetune, "eval": evaluate}
+
+
+def as_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an int or a pair."""
+    high, wide = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return int(high), int(wide)
+
+
+def _interpolate(image, size, interpolation, resample, drawn):
+    """Resizes by the named method, or by one drawn for this image."""
+    if interpolation != "random" or resample == "fast":
+        return ops.resize(image, size, interpolation, resample)
+    bicubic, bilinear = (lambda m=m: ops.resize(image, size, m) for m in ("bicubic", "bilinear"))
+    return tf.cond(drawn < 0.5, bicubic, bilinear)
+
+
+def _check(interpolation, resample, pad, crop_scale):
+    if interpolation not in INTERPOLATIONS:
+        raise unknown("data.interpolation", interpolation, INTERPOLATIONS)
+    if resample not in RESAMPLES:
+        raise unknown("data.resample", resample, RESAMPLES)
+    if pad < 0:
+        raise InputError(f"data.pad={pad} is negative")
+    if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+        raise InputError(f"data.crop_scale={tuple(crop_scale)} is not 0 < least <= greatest <= 1")
