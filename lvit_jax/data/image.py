@@ -47,7 +47,7 @@ def _pil_decode(raw: bytes, channels: int) -> np.ndarray:
 
 
 def crop_window(shape: tf.Tensor, draws: tf.Tensor, scale: tuple, ratio: tuple) -> tf.Tensor:
-    """The window of a RandomResizedCrop by the rule of torchvision's `get_params`: int32 [4] = top, left, height, width.
+    """The window of a RandomResizedCrop by torchvision's `get_params`: int32 [4] = top, left, height, width.
 
     Args:
       shape: int32 [2+], height and width of the image.

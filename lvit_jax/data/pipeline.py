@@ -175,7 +175,7 @@ class Watch:
         hopeless = self.max_broken < 1 and (tries >= CANDIDATES).any()
         if hopeless or (self.read >= JUDGED_FROM and self.bad > self.max_broken * self.read):
             raise InputError(
-                f"{self.bad} of {self.read} images read from {self.source.name} are broken ({self.bad / self.read:.0%}), "
+                f"{self.bad} of {self.read} images of {self.source.name} are broken ({self.bad / self.read:.0%}), "
                 f"more than data.max_broken={self.max_broken}; one is {self.source.row_name(min(self.named))!r}"
             )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from lvit_jax.data import image as ops
-from lvit_jax.data.randaug import parse_randaugment, randaugment as apply_randaugment
+from lvit_jax.data import randaug
 from lvit_jax.errors import InputError, unknown
 
 Example = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -94,7 +94,8 @@ def finetune(
     """
     size = as_size(image_size)
     _check(interpolation, resample, pad, crop_scale)
-    policy = parse_randaugment(randaugment) if randaugment else None
+    policy = randaug.parse_randaugment(randaugment) if randaugment else None
+    fill = tf.constant([min(255, round(255 * m)) for m in mean], tf.uint8)  # as timm: the mean colour
 
     def example(data, seed):
         image = ops.decode(data, channels)
@@ -108,7 +109,7 @@ def finetune(
             flipped = draw(seed, FLIP, 1)[0] < flip
             image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
         if policy:
-            image = apply_randaugment(image, stream(seed, RANDAUGMENT), policy)
+            image = randaug.randaugment(image, stream(seed, RANDAUGMENT), policy, fill)
         image = ops.normalise(image, mean, std)
         if erase:
             image = ops.erase(image, draw(seed, ERASE, 23), stream(seed, NOISE), erase)
