@@ -5,10 +5,11 @@ from ml_collections.config_dict import placeholder
 
 
 def base() -> ConfigDict:
-    """Pre-training on ImageNet as MAE-Lite does it (recipes 2.2), without the objective."""
+    """Pre-training on ImageNet as MAE-Lite does it (recipes 2.2); the objective is the config's own."""
     return ConfigDict(
         {
             "seed": 0,
+            "objective": {},
             "model": {  # models.vit.vit; image_size also sizes the data
                 "name": "vit_tiny",
                 "image_size": 224,
@@ -22,20 +23,26 @@ def base() -> ConfigDict:
                 "remat": False,
                 "dtype": "bfloat16",
             },
-            "data": {  # see lvit_jax/data/recipes.py
+            "data": {  # data.sources.open_data, where the fields are explained
                 "source": "imagenet2012",
                 "data_dir": placeholder(str),
                 "train_split": "train",
                 "val_split": "validation",
-                "holdout": 0.1,  # the share set aside where there is no validation split
-                "examples": placeholder(int),  # train on a stratified subset of so many
+                "holdout": 0.1,
+                "split_seed": 0,
+                "limit": placeholder(int),
+                "limit_seed": 0,
                 "statistics": "imagenet",
                 "recipe": "mae",
                 "crop_scale": (0.08, 1.0),  # MAE-Lite, mae_lite_exp.py; MAE itself crops at (0.2, 1)
+                "crop_ratio": (3 / 4, 4 / 3),
                 "interpolation": "random",
                 "flip": 0.5,
+                "pad": 0,
+                "eval_crop": 0.875,
                 "resample": "exact",
                 "max_broken": 0.1,
+                "threads": placeholder(int),
             },
             "optim": {  # training.optim.make_tx
                 "name": "adamw",
@@ -69,7 +76,7 @@ def base() -> ConfigDict:
             "log": {"every_steps": 50, "tensorboard": True, "profile": placeholder(tuple)},
             "eval": {"every_epochs": 10.0, "batch_size": 512},
         }
-    )
+    ).lock()
 
 
 def mae(decoder: str) -> ConfigDict:
@@ -123,15 +130,11 @@ def finetune() -> ConfigDict:
         "group": 128,  # images that share one λ: MAE-Lite's batch per GPU
     }
     config.model.positions = "learned"  # trained from the sin-cos values
-    config.data.update(
-        {
-            "recipe": "finetune",
-            "crop_scale": (0.08, 1.0),
-            "interpolation": "bicubic",
-            "randaugment": "rand-m10-mstd0.5-inc1",
-            "erase": 0.0,
-        }
-    )
+    config.data.update({"recipe": "finetune", "interpolation": "bicubic"})
+    with config.data.unlocked():  # fields that only this recipe has
+        config.data.randaugment = placeholder(str)
+        config.data.randaugment = "rand-m10-mstd0.5-inc1"
+        config.data.erase = 0.0
     config.optim.update(
         {
             "blr": 1e-3,
@@ -146,4 +149,16 @@ def finetune() -> ConfigDict:
     config.init.fresh = ("head/.*", "encoder/pos_embed")
     # What pre-training leaves behind: decoder, adapters, the final norm, D²'s 13th block, a classifier's head.
     config.init.dropped = ("decoder/.*", "adapters/.*", "head/.*", "encoder/norm/.*", "encoder/block_12/.*")
+    return config
+
+
+def digits(config: ConfigDict) -> ConfigDict:
+    """A config in miniature, on the bundled 8x8 digits: 16 patches, a model of width 64, minutes on two cores."""
+    config.model.update({"name": "vit_micro", "image_size": 8, "patch_size": 2, "channels": 1, "dtype": "float32"})
+    config.data.update({"source": "digits", "statistics": "digits", "flip": 0.0, "pad": 1, "eval_crop": 1.0})
+    config.train.batch_size = 128
+    config.optim.warmup_epochs = 5.0
+    config.checkpoint.every_steps = 500
+    config.log.update({"every_steps": 50, "tensorboard": False})
+    config.eval.update({"every_epochs": 50.0, "batch_size": 128})
     return config

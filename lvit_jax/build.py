@@ -3,7 +3,8 @@
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -11,17 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from lvit_jax.data import pipeline
+from lvit_jax.data.sources import Data, open_data
 from lvit_jax.errors import InputError, nearest
+from lvit_jax.evals.classify import make_classify
+from lvit_jax.evals.reconstruct import make_reconstruct
 from lvit_jax.models.positions import resample
 from lvit_jax.models.vit import ViT, vit
 from lvit_jax.objectives import NEEDS_TEACHER, OBJECTIVES
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import load_into, load_params, tree_hash
 from lvit_jax.training.loop import Run
-from lvit_jax.training.optim import make_tx
+from lvit_jax.training.optim import averaged, make_tx
 from lvit_jax.training.record import compare_configs, read_record
 from lvit_jax.training.step import make_init
-from lvit_jax.types import Batch, Objective, TrainState, Tree, Variables
+from lvit_jax.types import Batch, Eval, Objective, TrainState, Tree, Variables
 
 Config = Mapping[str, Any]
 log = logging.getLogger(__name__)
@@ -47,7 +52,7 @@ def run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, Any]]:
     mesh_lib.check_batch(size, mesh, accumulate)
     mesh_lib.check_batch(config["eval"]["batch_size"], mesh)
     data = load_data(config)
-    objective = make_objective(config, data.classes)
+    objective = make_objective(config, data.train.classes)
     abstract = shapes(objective, config)
     weights = load_weights(config, abstract)
     record = make_record(config, data, weights.hashes)
@@ -73,7 +78,7 @@ def run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, Any]]:
         objective=objective,
         tx=tx,
         schedule=schedule,
-        batches=data.train_batches,
+        batches=make_batches(config, data),
         evals=make_evals(config, objective, mesh, data, steps),
         mesh=mesh,
         init=init,
@@ -90,13 +95,70 @@ def run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, Any]]:
     ), record
 
 
+def load_data(config: Config) -> Data:
+    """The config's `data` section -> Data; labels are needed where the objective counts classes."""
+    height, width, channels = image_shape(config["model"])
+    labels = "classes" in config["objective"]
+    return call(open_data, "data", config["data"], image_size=(height, width), channels=channels, labels=labels)
+
+
+def make_batches(config: Config, data: Data) -> Callable:
+    """batches(step) -> this process's rows of the training batches from that step on."""
+    return pipeline.train_batches(
+        data.train,
+        data.augment,
+        batch_size=config["train"]["batch_size"],
+        seed=config["seed"],
+        max_broken=data.max_broken,
+        threads=data.threads,
+        **mesh_lib.this_process(),
+    )
+
+
+def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, data: Data, steps: int) -> tuple:
+    """What is measured during the run: accuracy of a classifier, reconstructions of a masked autoencoder."""
+    size = config["eval"]["batch_size"]
+    every = max(1, round(config["eval"]["every_epochs"] * data.train.size / config["train"]["batch_size"]))
+    labels = "classes" in config["objective"]
+    if data.val is None and labels:
+        return ()
+    # Without validation images, a look at training images still shows whether reconstructions improve.
+    source = data.val or data.train.take(np.arange(min(size, data.train.size)))
+    batches = eval_batches(source, data, size, mesh)
+    if labels:
+        measure = make_classify(objective)
+    else:
+        measure = make_reconstruct(objective, data.mean, data.std, config["objective"]["norm_pix"])
+
+    def run(state: TrainState) -> dict[str, Any]:
+        average = averaged(state.opt_state)
+        return measure(state.params if average is None else average, state, batches())
+
+    return (Eval("val" if data.val else "train_images", min(every, steps), run),)
+
+
+def eval_batches(source: Any, data: Data, size: int, mesh: jax.sharding.Mesh) -> Callable[[], Iterator[Batch]]:
+    """A function that starts a pass over a source, its batches on the mesh."""
+    host = pipeline.eval_batches(
+        source, data.transform, batch_size=size, threads=data.threads, **mesh_lib.this_process()
+    )
+
+    def batches():
+        for batch in host():
+            yield mesh_lib.put(mesh, {key: rows for key, rows in batch.items() if key not in ("index", "broken")})
+
+    return batches
+
+
 def call(function: Callable, section: str, given: Config, **computed: Any) -> Any:
     """A config section as the keyword arguments of its function; a key that it does not take is one line."""
     taken = inspect.signature(function).parameters
-    for key in given:
-        if key != "name" and key not in taken:
-            raise InputError(f"config section {section!r} has no key {key!r}{nearest(key, taken)}")
-    return function(**{key: value for key, value in given.items() if key in taken and key not in computed} | computed)
+    given = {key: value for key, value in given.items() if key in taken or key != "name"}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        for key in given:
+            if key not in taken:
+                raise InputError(f"config section {section!r} has no key {key!r}{nearest(key, taken)}")
+    return function(**{**given, **computed})
 
 
 def encoder(model: Config) -> ViT:
@@ -215,3 +277,14 @@ def check_workdir(workdir: epath.PathLike, record: Config) -> None:
     hashes = [{**r["hashes"], "data": r["data"]["fingerprint"]} for r in (old, record)]
     for line in compare_configs(old["config"], record["config"], old_hashes=hashes[0], new_hashes=hashes[1]):
         log.info("resuming with another %s", line)
+
+
+def make_record(config: Config, data: Data, hashes: dict[str, str]) -> dict[str, Any]:
+    """config.json of a run."""
+    return {
+        "kind": "run",
+        "config": config,
+        "data": data.record,
+        "hashes": hashes,
+        "versions": {name: version(name) for name in ("lvit_jax", "jax", "flax", "optax", "orbax-checkpoint")},
+    }

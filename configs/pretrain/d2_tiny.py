@@ -1,4 +1,6 @@
-"""D²-MAE: reconstruction from layer 8, distillation at a 13th block; teacher MAE-Base. After fine-tuning: 78.7 top-1 (README.md).
+"""D²-MAE: reconstruction from layer 8, distillation at a 13th block; teacher MAE-Base.
+
+After fine-tuning: 78.7 top-1 (MAE-Lite README.md).
 
 lvit train --config=configs/pretrain/d2_tiny.py --workdir=runs/d2 --config.init.teacher=weights/mae_base
 """

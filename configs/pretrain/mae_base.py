@@ -1,4 +1,4 @@
-"""MAE, ViT-Base, 1600 epochs on ImageNet: the teacher of D-MAE and D²-MAE, for those who train their own (MAE, PRETRAIN.md).
+"""MAE, ViT-Base, 1600 epochs on ImageNet (MAE, PRETRAIN.md): the teacher of D-MAE and D²-MAE.
 
 lvit train --config=configs/pretrain/mae_base.py --workdir=runs/mae_base
 """

@@ -64,6 +64,7 @@ def _complain(error: Exception, code: int) -> int:
 def start() -> None:
     """Quiet libraries, our own log lines on stderr, and a compile cache that outlives the process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # our ops do not use it, and it announces itself
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/lvit_jax/xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)

@@ -139,5 +139,3 @@ def check(config: ConfigDict) -> ConfigDict:
     if config.optim.name not in OPTIMIZERS:
         raise unknown("optimizer", config.optim.name, OPTIMIZERS)
     return config
-
-

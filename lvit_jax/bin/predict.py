@@ -1,6 +1,6 @@
 """The five most probable classes of each image in a folder, as CSV (default) or JSON.
 
-  lvit predict --workdir=runs/ft --images=/my/new/images > predictions.csv
+lvit predict --workdir=runs/ft --images=/my/new/images > predictions.csv
 """
 
 import csv
@@ -35,7 +35,9 @@ def write_csv(rows: Iterable[tuple[str, list[tuple[str, float]]]]) -> None:
     writer = csv.writer(sys.stdout)
     for i, (name, guesses) in enumerate(rows):
         if i == 0:
-            writer.writerow(["name"] + [f"{what}_{k + 1}" for k in range(len(guesses)) for what in ("class", "probability")])
+            writer.writerow(
+                ["name"] + [f"{what}_{k + 1}" for k in range(len(guesses)) for what in ("class", "probability")]
+            )
         writer.writerow([name] + [cell for label, p in guesses for cell in (label, f"{p:.6f}")])
 
 

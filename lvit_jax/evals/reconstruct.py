@@ -1,11 +1,43 @@
 """What a masked autoencoder sees and says: a picture of input | masked | reconstruction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lvit_jax.types import Batch, Objective, TrainState, Tree
+
 GAP, HEADER, CELL = 4, 16, 96  # pixels
+SHOWN = 8  # images in the picture
+
+
+def make_reconstruct(
+    objective: Objective, mean: Sequence[float], std: Sequence[float], norm_pix: bool
+) -> Callable[[Tree, TrainState, Iterable[Batch]], dict[str, Any]]:
+    """(params, state, batches) -> {'loss': the objective's reconstruction loss over all, 'grid': the picture}.
+
+    Args:
+      mean, std: of the normalised images, see `grid`.
+      norm_pix: whether the targets are normalised per patch, which the picture then says.
+    """
+    predict = jax.jit(objective.predict)
+    label = "reconstruction (patch mean and variance of the input put back)" if norm_pix else "reconstruction"
+
+    def reconstruct(params: Tree, state: TrainState, batches: Iterable[Batch]) -> dict[str, Any]:
+        total = examples = 0.0
+        picture = None
+        for batch in batches:
+            out, count = predict(params, state, batch), jax.numpy.sum(batch["mask"])
+            total, examples = total + out["loss"] * count, examples + count
+            if picture is None:
+                columns = {"input": "image", "masked": "masked", label: "reconstruction"}
+                shown = {name: np.asarray(out[key])[:SHOWN] for name, key in columns.items()}
+                picture = grid(shown, mean, std)
+        return {"loss": float(total / examples), "grid": picture}
+
+    return reconstruct
 
 
 def grid(columns: dict[str, np.ndarray], mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -29,7 +61,9 @@ def grid(columns: dict[str, np.ndarray], mean: Sequence[float], std: Sequence[fl
     for (name, images), room in zip(columns.items(), widths, strict=True):
         draw.text((left, 2), name, fill="black")
         for row, image in enumerate(to_uint8(images, mean, std)):
-            canvas.paste(Image.fromarray(image).resize((width, height), Image.NEAREST), (left, HEADER + row * (height + GAP)))
+            canvas.paste(
+                Image.fromarray(image).resize((width, height), Image.NEAREST), (left, HEADER + row * (height + GAP))
+            )
         left += room + GAP
     return np.asarray(canvas)
 

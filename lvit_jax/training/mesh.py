@@ -71,6 +71,11 @@ def put(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in host_batch.items()}
 
 
+def this_process() -> dict[str, int]:
+    """{'process', 'processes'}: which slice of every batch this process reads."""
+    return {"process": jax.process_index(), "processes": jax.process_count()}
+
+
 def place(mesh: Mesh, make: Callable, *args: Any, rules: Rules = ()) -> Any:
     """`make(*args)`, computed by jit straight into the shardings of its result.
 
