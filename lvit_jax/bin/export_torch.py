@@ -16,28 +16,30 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lvit_jax.bin import app, flags
 from lvit_jax.convert import FORMATS
 from lvit_jax.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from lvit_jax.convert.arch import Arch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports into a folder that is there whole or not at all."""
     args = _flags(argv)
     app.start()
-    from lvit_jax.convert.record import arch_of, is_d2
+    from lvit_jax.convert.record import arch_of, decode_from
     from lvit_jax.training.checkpoint import load_params
     from lvit_jax.training.record import read_record
 
     record = read_record(args.workdir)
     place = args.workdir if "://" in args.workdir else os.path.abspath(args.workdir)  # orbax wants absolute paths
     params = load_params(place, ema=args.ema)
-    d2 = is_d2(record)
-    decoder = "decoder" in params and (args.to == "hf" or (args.to == "mae" and not d2))
+    decoder = "decoder" in params and (args.to == "hf" or (args.to == "mae" and not decode_from(record)))
     arch = arch_of(record, params, decoder if args.decoder is None else args.decoder)
-    figures = _export(args, params, arch, record, d2)
+    figures = _export(args, params, arch, record)
     app.report(figures, args.json)
     return 0
 
@@ -62,16 +64,17 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _export(args: argparse.Namespace, params: Mapping, arch: Any, record: Mapping, d2: bool) -> dict[str, Any]:
+def _export(args: argparse.Namespace, params: Mapping, arch: "Arch", record: Mapping) -> dict[str, Any]:
     from lvit_jax.convert.card import card, snippet
     from lvit_jax.convert.export import check, write
+    from lvit_jax.convert.record import decode_from
 
     out = Path(args.out)
     part = out.parent / f"{out.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     lineage = _lineage(args.workdir, record)
-    notes = _notes(arch, d2)
+    notes = _notes(arch, decode_from(record))
     settings = {"licence": lineage[0]["licence"], "notes": notes}
     try:
         pickled = write(part, args.to, params, arch, record["data"], record["config"]["objective"] or {}, settings)
@@ -88,13 +91,13 @@ def _export(args: argparse.Namespace, params: Mapping, arch: Any, record: Mappin
     return {"out": str(out), "format": args.to, **figures, "notes": "; ".join(notes)}
 
 
-def _notes(arch: Any, d2: bool) -> list[str]:
-    """What the reader of an export of a D²-MAE run must know."""
-    if not d2 or arch.pool:
+def _notes(arch: "Arch", inner: int | None) -> list[str]:
+    """What the reader of an export of a D²-MAE run, whose norm and decoder read an inner block, must know."""
+    if not inner or arch.pool:
         return []
     if arch.decoder:
-        return [f"The depth-{arch.depth} masked autoencoder of a D²-MAE run: its decoder reads block {arch.depth}."]
-    return ["Pre-trained by D²-MAE: the final norm was trained on the output of block 8, not of the last block."]
+        return [f"The depth-{inner} masked autoencoder of a D²-MAE run: its decoder reads block {inner}."]
+    return [f"Pre-trained by D²-MAE: the final norm was trained on the output of block {inner}, not of the last block."]
 
 
 def _lineage(workdir: str, record: Mapping[str, Any], role: str = "this model") -> list[dict[str, Any]]:

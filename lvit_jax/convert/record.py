@@ -30,8 +30,8 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
     depth = sum(name.startswith("block_") and "mlp" in block for name, block in encoder.items())
     if decoder and "decoder" not in params:
         raise InputError(f"there is no decoder in this {objective.get('name', 'backbone')}")
-    if decoder and is_d2(record):
-        depth = objective.get("decode_from", DECODE_FROM)
+    if decoder:
+        depth = decode_from(record) or depth
     size = model["image_size"]
     return Arch(
         width=kernel.shape[3],
@@ -53,9 +53,10 @@ def _decoder(stated: str | Mapping[str, Any], params: Mapping[str, Any]) -> dict
     return {**size, "positions": "learned" if "pos_embed" in params else "sincos"}
 
 
-def is_d2(record: Mapping[str, Any]) -> bool:
-    """Whether the final norm (and the decoder) of these weights belong to an inner block."""
-    return (record["config"]["objective"] or {}).get("name") == "d2"
+def decode_from(record: Mapping[str, Any]) -> int | None:
+    """The inner block (counted from 1) whose output the final norm and the decoder of a D²-MAE read; else None."""
+    objective = record["config"]["objective"] or {}
+    return objective.get("decode_from", DECODE_FROM) if objective.get("name") == "d2" else None
 
 
 def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
