@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     app.start()
-    from lvit_jax import build
+    from lvit_jax.build.trained import evaluate_classifier, load_trained
 
-    trained = build.load_trained(args.workdir, ema=not args.no_ema)
-    figures = build.evaluate_classifier(trained, args.source, args.split, args.data_dir, args.batch_size)
+    trained = load_trained(args.workdir, ema=not args.no_ema)
+    figures = evaluate_classifier(trained, args.source, args.split, args.data_dir, args.batch_size)
     app.report({"workdir": args.workdir, **figures}, args.json)
     return 0
 

@@ -67,19 +67,20 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def _export(args: argparse.Namespace, params: Mapping, arch: "Arch", record: Mapping) -> dict[str, Any]:
     from lvit_jax.convert.card import card, snippet
     from lvit_jax.convert.export import check, write
-    from lvit_jax.convert.record import decode_from
+    from lvit_jax.convert.record import decode_from, pixels_of
 
     out = Path(args.out)
     part = out.parent / f"{out.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     lineage = _lineage(args.workdir, record)
+    data = pixels_of(record)
     notes = _notes(arch, decode_from(record))
     settings = {"licence": lineage[0]["licence"], "notes": notes}
     try:
-        pickled = write(part, args.to, params, arch, record["data"], record["config"]["objective"] or {}, settings)
+        pickled = write(part, args.to, params, arch, data, record["config"]["objective"] or {}, settings)
         code = snippet(args.to, arch, str(out), pickled)
-        (part / "README.md").write_text(card(args.to, arch, record["data"], lineage, notes, code))
+        (part / "README.md").write_text(card(args.to, arch, data, lineage, notes, code))
         figures = check(part, args.to, params, arch)
         if out.exists():
             out.rmdir()

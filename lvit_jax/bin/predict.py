@@ -22,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of CSV")
     args = parser.parse_args(argv)
     app.start()
-    from lvit_jax import build
+    from lvit_jax.build.trained import load_trained, predict_folder
 
-    trained = build.load_trained(args.workdir, ema=not args.no_ema)
-    rows = build.predict_folder(trained, args.images, args.batch_size, args.top)
+    trained = load_trained(args.workdir, ema=not args.no_ema)
+    rows = predict_folder(trained, args.images, args.batch_size, args.top)
     (write_json if args.json else write_csv)(rows)
     return 0
 

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(config: ConfigDict, workdir: str) -> None:
     """Trains one config in one workdir; a demo config without a teacher trains its demo teacher first."""
-    from lvit_jax import build
+    from lvit_jax.build.run import build_run
     from lvit_jax.training.loop import fit
     from lvit_jax.training.record import write_record
 
@@ -36,7 +36,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         print(f"no teacher given: {config.init.demo_teacher} in {teacher}", file=sys.stderr)
         train(flags.check(flags.load_config(config.init.demo_teacher)), teacher)
         config.init.teacher = teacher
-    run, record = build.run(config.to_dict(), workdir)
+    run, record = build_run(config.to_dict(), workdir)
     write_record(workdir, record)
     fit(run)
 

@@ -63,12 +63,32 @@ def open_folder(path: str, split: str, *, classes: tuple[str, ...] | None = None
     if split not in splits:
         raise unknown(f"split of {path!r}", split, splits)
     root = splits[split]
+    files = _some_images(root)
+    names = [file.split("/")[0] if "/" in file else None for file in files]
+    classes, numbers = _number(names, files, classes, labels, root)
+    return _source(path, split, root, files, classes, numbers)
+
+
+def open_images(path: str) -> Source:
+    """Every image below a folder, without labels, whatever the names of its subfolders (for predictions).
+
+    Raises:
+      InputError: missing, unreadable or empty folder.
+    """
+    folder_splits(path)  # raises where there is no such folder
+    root = Path(os.path.expanduser(path))
+    files = _some_images(root)
+    return _source(path, "all", root, files, None, np.zeros(len(files), np.int32))
+
+
+def _some_images(root: Path) -> list[str]:
     files = list_images(root)
     if not files:
         raise InputError(f"no images ({', '.join(s[1:] for s in SUFFIXES)}) in folder {str(root)!r}")
-    names = [file.split("/")[0] if "/" in file else None for file in files]
-    classes, numbers = _number(names, files, classes, labels, root)
+    return files
 
+
+def _source(path, split, root, files, classes, numbers) -> Source:
     paths, table = tf.constant(files), tf.constant(numbers)
     base = tf.constant(f"{root}/")
     return Source(

@@ -1,0 +1,106 @@
+"""Config -> Run, and the record of it."""
+
+import logging
+from importlib.metadata import version
+from typing import Any
+
+import jax
+from etils import epath
+
+from lvit_jax.build.data import load_data, make_batches, make_evals
+from lvit_jax.build.parts import Config, call, encoder, example, make_objective, shapes
+from lvit_jax.build.weights import load_weights
+from lvit_jax.data.sources import Data
+from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.loop import Run
+from lvit_jax.training.optim import make_tx
+from lvit_jax.training.record import compare_configs, read_record
+from lvit_jax.training.step import make_init
+from lvit_jax.types import TrainState
+
+log = logging.getLogger(__name__)
+
+
+def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, Any]]:
+    """A config as a Run, and the record for its workdir; compiles nothing and writes nothing.
+
+    Raises:
+      InputError: for everything that can be wrong before the first compile: names, shapes, data, devices, weights,
+        a workdir that holds another run.
+    """
+    size, accumulate = config["train"]["batch_size"], config["train"]["accumulate"]
+    mesh = mesh_lib.make_mesh(config["mesh"]["devices"])
+    mesh_lib.check_batch(size, mesh, accumulate)
+    mesh_lib.check_batch(config["eval"]["batch_size"], mesh)
+    data = load_data(config)
+    objective = make_objective(config, data.train.classes)
+    abstract = shapes(objective, config)
+    weights = load_weights(config, abstract)
+    record = make_record(config, data, weights.hashes)
+    check_workdir(workdir, record)
+    steps = count_steps(config["train"], data.train.size)
+    tx, schedule = call(
+        make_tx,
+        "optim",
+        config["optim"],
+        params=abstract.params,
+        steps=steps,
+        steps_per_epoch=data.train.size / size,
+        batch_size=size,
+        depth=encoder(config["model"]).depth,
+    )
+
+    def init() -> TrainState:
+        start = make_init(objective, tx)
+        key = jax.random.key(config["seed"])
+        return mesh_lib.place(mesh, start, key, example(config), weights.params, weights.frozen)
+
+    return Run(
+        objective=objective,
+        tx=tx,
+        schedule=schedule,
+        batches=make_batches(config, data),
+        evals=make_evals(config, objective, mesh, data, steps),
+        mesh=mesh,
+        init=init,
+        workdir=workdir,
+        steps=steps,
+        seed=config["seed"],
+        batch_size=size,
+        accumulate=accumulate,
+        save_every=config["checkpoint"]["every_steps"],
+        keep=config["checkpoint"]["keep"],
+        log_every=config["log"]["every_steps"],
+        tensorboard=config["log"]["tensorboard"],
+        profile=config["log"]["profile"],
+    ), record
+
+
+def count_steps(train: Config, examples: int) -> int:
+    """Steps of a run: as stated, or from its epochs, where an epoch drops its last partial batch as the papers do."""
+    if train["steps"] is not None:
+        return train["steps"]
+    size = train["batch_size"]
+    per_epoch = examples // size if examples >= size else examples / size
+    return max(1, round(train["epochs"] * per_epoch))
+
+
+def check_workdir(workdir: epath.PathLike, record: Config) -> None:
+    """A workdir is empty, or holds this very run."""
+    if not (epath.Path(workdir) / "config.json").exists():
+        return
+    old = read_record(workdir)
+    hashes = [{**r["hashes"], "data": r["data"]["fingerprint"]} for r in (old, record)]
+    for line in compare_configs(old["config"], record["config"], old_hashes=hashes[0], new_hashes=hashes[1]):
+        log.info("resuming with another %s", line)
+
+
+def make_record(config: Config, data: Data, hashes: dict[str, str]) -> dict[str, Any]:
+    """config.json of a run."""
+    return {
+        "kind": "run",
+        "config": config,
+        "data": data.record,
+        "hashes": hashes,
+        "versions": {name: version(name) for name in ("lvit_jax", "jax", "flax", "optax", "orbax-checkpoint")},
+    }
