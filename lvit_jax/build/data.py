@@ -1,0 +1,73 @@
+"""The `data` and `eval` sections of a config -> training batches, and what is measured during the run."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from lvit_jax.build.parts import Config, call, image_shape
+from lvit_jax.data import pipeline
+from lvit_jax.data.recipes import Example
+from lvit_jax.data.source import Source
+from lvit_jax.data.sources import Data, open_data
+from lvit_jax.evals.classify import make_classify
+from lvit_jax.evals.reconstruct import make_reconstruct
+from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.optim import averaged
+from lvit_jax.types import Batch, Eval, Objective, TrainState
+
+
+def load_data(config: Config) -> Data:
+    """The config's `data` section -> Data; labels are needed where the objective counts classes."""
+    height, width, channels = image_shape(config["model"])
+    labels = "classes" in config["objective"]
+    return call(open_data, "data", config["data"], image_size=(height, width), channels=channels, labels=labels)
+
+
+def make_batches(config: Config, data: Data) -> Callable:
+    """batches(step) -> this process's rows of the training batches from that step on."""
+    return pipeline.train_batches(
+        data.train,
+        data.augment,
+        batch_size=config["train"]["batch_size"],
+        seed=config["seed"],
+        max_broken=data.max_broken,
+        threads=data.threads,
+        **mesh_lib.this_process(),
+    )
+
+
+def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, data: Data, steps: int) -> tuple:
+    """What is measured during the run: accuracy of a classifier, reconstructions of a masked autoencoder."""
+    size = config["eval"]["batch_size"]
+    every = max(1, round(config["eval"]["every_epochs"] * data.train.size / config["train"]["batch_size"]))
+    labels = "classes" in config["objective"]
+    if data.val is None and labels:
+        return ()
+    # Without validation images, a look at training images still shows whether reconstructions improve.
+    source = data.val or data.train.take(np.arange(min(size, data.train.size)))
+    batches = device_batches(source, data.transform, size, mesh, data.threads)
+    if labels:
+        measure = make_classify(objective)
+    else:
+        measure = make_reconstruct(objective, data.mean, data.std, config["objective"]["norm_pix"])
+
+    def run(state: TrainState) -> dict[str, Any]:
+        average = averaged(state.opt_state)
+        return measure(state.params if average is None else average, state, batches())
+
+    return (Eval("val" if data.val else "train_images", min(every, steps), run),)
+
+
+def device_batches(
+    source: Source, transform: Example, size: int, mesh: jax.sharding.Mesh, threads: int | None = None
+) -> Callable[[], Iterator[Batch]]:
+    """A function that starts a pass over a source, its padded and masked batches on the mesh."""
+    host = pipeline.eval_batches(source, transform, batch_size=size, threads=threads, **mesh_lib.this_process())
+
+    def batches() -> Iterator[Batch]:
+        for batch in host():
+            yield mesh_lib.put(mesh, {key: rows for key, rows in batch.items() if key not in ("index", "broken")})
+
+    return batches

@@ -1,0 +1,79 @@
+"""The `model` and `objective` sections of a config -> encoder and objective."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lvit_jax.errors import InputError, nearest
+from lvit_jax.models.vit import ViT, vit
+from lvit_jax.objectives import NEEDS_TEACHER, OBJECTIVES
+from lvit_jax.training.record import read_record
+from lvit_jax.types import Batch, Objective, Variables
+
+Config = Mapping[str, Any]
+
+
+def call(function: Callable, section: str, given: Config, **computed: Any) -> Any:
+    """A config section as the keyword arguments of its function; a key that it does not take is one line."""
+    taken = inspect.signature(function).parameters
+    given = {key: value for key, value in given.items() if key in taken or key != "name"}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        for key in given:
+            if key not in taken:
+                raise InputError(f"config section {section!r} has no key {key!r}{nearest(key, taken)}")
+    return function(**{**given, **computed})
+
+
+def encoder(model: Config) -> ViT:
+    """The config's `model` section -> encoder."""
+    return vit(**{key: value for key, value in model.items() if key != "image_size"})
+
+
+def image_shape(model: Config) -> tuple[int, int, int]:
+    """(H, W, C) of the images of a model."""
+    size = model["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width, model["channels"]
+
+
+def example(config: Config) -> Batch:
+    """A batch of one blank image, for shapes."""
+    return {"image": jnp.zeros((1, *image_shape(config["model"]))), "label": jnp.zeros((1,), jnp.int32)}
+
+
+def make_objective(config: Config, classes: tuple[str, ...] | None) -> Objective:
+    """The config's `objective` section -> Objective, with its teacher's architecture where it takes one."""
+    section = config["objective"]
+    module, function = OBJECTIVES[section["name"]].split(":")
+    make = getattr(importlib.import_module(module), function)
+    computed: dict[str, Any] = {"encoder": encoder(config["model"])}
+    if section["name"] in NEEDS_TEACHER:
+        computed["teacher"] = encoder(read_record(need_teacher(config))["config"]["model"])
+    if "classes" in section:
+        computed["classes"] = count_classes(section["classes"], classes)
+    return call(make, "objective", section, **computed)
+
+
+def need_teacher(config: Config) -> str:
+    """The workdir of the teacher; no path distils from a randomly initialised one."""
+    if not config["init"]["teacher"]:
+        raise InputError(f"objective {config['objective']['name']!r} needs --config.init.teacher=WORKDIR")
+    return config["init"]["teacher"]
+
+
+def count_classes(stated: int | None, names: tuple[str, ...] | None) -> int:
+    """The size of the head: what the config states, if the data has no more labels than that; else the data's."""
+    if names is None:
+        raise InputError("classification needs labels, and this source has none")
+    if stated is not None and stated < len(names):
+        raise InputError(f"objective.classes={stated}, but the data has {len(names)} classes; use {len(names)}")
+    return stated or len(names)
+
+
+def shapes(objective: Objective, config: Config) -> Variables:
+    """The variables of an objective as ShapeDtypeStructs."""
+    return jax.eval_shape(objective.init, jax.random.key(0), example(config))

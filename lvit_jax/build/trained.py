@@ -1,0 +1,128 @@
+"""The workdir of a classifier -> a function that evaluations and predictions call."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from lvit_jax.build.data import device_batches, load_data
+from lvit_jax.build.parts import Config, image_shape, make_objective
+from lvit_jax.data.folders import ALIASES, open_images
+from lvit_jax.data.recipes import RECIPES, Example
+from lvit_jax.data.source import Source
+from lvit_jax.data.sources import open_source, source_splits
+from lvit_jax.errors import InputError
+from lvit_jax.evals.classify import make_classify
+from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.checkpoint import load_params
+from lvit_jax.training.record import read_record
+from lvit_jax.types import Objective, TrainState, Tree
+
+
+class Trained(NamedTuple):
+    """A classifier from its workdir: a run or an import."""
+
+    config: Config
+    data: Config  # of the record: classes, mean, std
+    classes: tuple[str, ...]
+    objective: Objective
+    params: Tree
+    state: TrainState  # what predict may ask for beside the parameters
+
+
+def load_trained(workdir: epath.PathLike, ema: bool = True) -> Trained:
+    """The classifier of a workdir.
+
+    Args:
+      ema: take the averaged weights where the run keeps them.
+
+    Raises:
+      InputError: no such workdir, no checkpoint, or weights that are no classifier.
+    """
+    record = read_record(workdir)
+    config = record["config"]
+    name = (config["objective"] or {"name": "backbone"})["name"]
+    if name != "classify":
+        raise InputError(f"{workdir} holds a {name!r}, not a classifier; fine-tune it first")
+    params = load_params(workdir, ema)
+    # An imported head may come without names; its classes are then called by their numbers.
+    names = record["data"]["classes"] or [str(i) for i in range(params["head"]["fc"]["bias"].shape[0])]
+    objective = make_objective(config, tuple(names))
+    state = TrainState(step=jnp.zeros((), jnp.int32), params={}, opt_state=(), frozen={}, extra={})
+    return Trained(config, record["data"], tuple(names), objective, params, state)
+
+
+def evaluate_classifier(
+    trained: Trained, source: str | None, split: str | None, data_dir: str | None, batch_size: int | None
+) -> dict[str, Any]:
+    """{'source', 'split', 'top1', 'top5', 'loss', 'examples'} on the run's validation split, or on another source.
+
+    Args: source, split, data_dir, batch_size: None for the run's own.
+    """
+    chosen = choose_source(trained, source, split, data_dir)
+    mesh = mesh_lib.make_mesh()
+    size = batch_size or trained.config.get("eval", {"batch_size": 64})["batch_size"]
+    mesh_lib.check_batch(size, mesh)
+    batches = device_batches(chosen, transform(trained), size, mesh)
+    figures = make_classify(trained.objective)(trained.params, trained.state, batches())
+    return {"source": chosen.name, "split": chosen.split, **figures}
+
+
+def choose_source(trained: Trained, source: str | None, split: str | None, data_dir: str | None) -> Source:
+    """The split to evaluate on; labels of another source are numbered by the names of this model's classes."""
+    own = trained.config.get("data")
+    if source is None and own is None:
+        raise InputError("imported weights have no data of their own; name some with --source=")
+    if source is None and split in (None, "val", "validation"):
+        val = load_data(trained.config).val
+        if val is None:
+            raise InputError(f"the run's source {own['source']!r} has no validation split; name one with --split=")
+        return val
+    source, data_dir = source or own["source"], data_dir or (own and own["data_dir"])
+    splits = source_splits(source, data_dir)
+    if split is None:
+        named = [name for name in splits if ALIASES.get(name) == "validation"]
+        split = (named or splits)[0]
+        if not named and len(splits) > 1:
+            raise InputError(f"{source!r} has no validation split; choose one with --split=: {', '.join(splits)}")
+    return open_source(source, split, data_dir=data_dir, classes=trained.classes)
+
+
+def transform(trained: Trained) -> Example:
+    """The evaluation transform that the model was trained to be judged by."""
+    height, width, channels = image_shape(trained.config["model"])
+    own = trained.config.get("data", {"eval_crop": 0.875, "resample": "exact"})
+    return RECIPES["eval"](
+        image_size=(height, width),
+        channels=channels,
+        mean=tuple(trained.data["mean"]),
+        std=tuple(trained.data["std"]),
+        eval_crop=own["eval_crop"],
+        resample=own["resample"],
+    )
+
+
+def predict_folder(
+    trained: Trained, folder: str, batch_size: int, top: int
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """(path below the folder, the `top` most probable (class, probability) pairs) for every readable image."""
+    source, mesh = open_images(folder), mesh_lib.make_mesh()
+    mesh_lib.check_batch(batch_size, mesh)
+    top = min(top, len(trained.classes))
+
+    @jax.jit
+    def best(params, state, batch):
+        probabilities = jax.nn.softmax(trained.objective.predict(params, state, batch)["logits"].astype(jnp.float32))
+        return jax.lax.top_k(probabilities, top)
+
+    names = source.ids()
+    batches = device_batches(source, transform(trained), batch_size, mesh)
+    for start, batch in zip(range(0, len(names), batch_size), batches(), strict=True):
+        values, classes = (np.asarray(x) for x in best(trained.params, trained.state, batch))
+        readable = np.asarray(batch["mask"]) > 0
+        for row in np.flatnonzero(readable):
+            guesses = zip(classes[row], values[row], strict=True)
+            yield names[start + row], [(trained.classes[c], float(p)) for c, p in guesses]
