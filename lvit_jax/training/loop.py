@@ -1,6 +1,5 @@
 """The one training loop."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -79,13 +78,15 @@ def fit(run: Run) -> TrainState:
 def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, report: Report) -> TrainState:
     """Steps start+1 to run.steps; step n is the n-th update, and the state after it has `step` n."""
     step = _compiled(run, state)
+    seed = jax.device_put(np.uint32(run.seed % 2**32), mesh_lib.replicated(run.mesh))
     meter = _Meter(run, start, report)
     batches = run.batches(start)
     for n in range(start + 1, run.steps + 1):
         with meter.clock.waiting():
             batch = meter.host(next(batches))
-        with meter.clock.left_out() if n == start + 1 else contextlib.nullcontext():  # the first call compiles
-            state, metrics = step(state, mesh_lib.put(run.mesh, batch))
+        state, metrics = step(state, mesh_lib.put(run.mesh, batch), seed)
+        if n == start + 1:
+            meter.clock.begin(n)  # not from before it: the pipeline started up, and the step compiled
         meter.push(n, metrics)
         last = n == run.steps
         if last or n % run.save_every == 0:
@@ -101,12 +102,17 @@ def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, re
 
 
 def _compiled(run: Run, state: TrainState) -> Callable:
-    """The step for this mesh; it takes over the buffers of the state it is given."""
-    here = mesh_lib.shardings(run.mesh, state, run.rules)
+    """(state, batch, seed) -> (state, metrics) on this mesh; it takes over the buffers of the state it is given."""
+    here, whole = mesh_lib.shardings(run.mesh, state, run.rules), mesh_lib.replicated(run.mesh)
+
+    # The seed is an argument, so that runs that differ in it alone share one entry of the compile cache.
+    def step(state, batch, seed):
+        return make_step(run.objective, run.tx, seed, run.accumulate)(state, batch)
+
     return jax.jit(
-        make_step(run.objective, run.tx, run.seed, run.accumulate),
-        in_shardings=(here, mesh_lib.batch_sharding(run.mesh)),
-        out_shardings=(here, mesh_lib.replicated(run.mesh)),
+        step,
+        in_shardings=(here, mesh_lib.batch_sharding(run.mesh), whole),
+        out_shardings=(here, whole),
         donate_argnums=0,
     )
 

@@ -33,7 +33,9 @@ def make_schedule(peak: float, steps: int, warmup: int, start: float = 0.0, end:
       InputError: a warm-up that leaves no step for the cosine.
     """
     if not 0 <= warmup < steps:
-        raise InputError(f"a warm-up of {warmup} steps does not fit a run of {steps} steps")
+        raise InputError(
+            f"a warm-up of {warmup} steps does not fit a run of {steps} steps; shorten optim.warmup_epochs"
+        )
 
     def schedule(step):
         t = jnp.asarray(step, jnp.float32)

@@ -23,14 +23,15 @@ def say(text: str) -> None:
 
 
 class Clock:
-    """Times the steps of a run, without evaluations and compilation, and how long of it the data was waited for."""
+    """Times the steps of a run, without evaluations, and how long of it the data was waited for."""
 
     def __init__(self, batch_size: int, steps: int, start: int):
         """Args: batch_size: images per step over all processes; steps: length of the run; start: steps behind it."""
         self._batch_size, self._steps = batch_size, steps
-        self._begin(start)
+        self.begin(start)
 
-    def _begin(self, step: int) -> None:
+    def begin(self, step: int) -> None:
+        """Counts from now, when `step` steps are done."""
         self._step, self._since, self._waited, self._left_out = step, time.perf_counter(), 0.0, 0.0
 
     @contextlib.contextmanager
@@ -56,7 +57,7 @@ class Clock:
             "data_wait": min(self._waited / seconds, 1.0),
             "eta": (self._steps - step) * seconds / done,
         }
-        self._begin(step)
+        self.begin(step)
         return figures
 
 

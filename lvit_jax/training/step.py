@@ -46,7 +46,7 @@ def make_init(objective: Objective, tx: optax.GradientTransformation) -> Callabl
 
 
 def make_step(
-    objective: Objective, tx: optax.GradientTransformation, seed: int, accumulate: int = 1
+    objective: Objective, tx: optax.GradientTransformation, seed: int | jax.Array, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """(state, batch) -> (state, metrics): one update; metrics are the objective's, `loss` and `grad_norm`, float32 [].
 

@@ -9,7 +9,7 @@ from toy import batches, make_run, values
 
 from lvit_jax.errors import InputError
 from lvit_jax.training.checkpoint import steps
-from lvit_jax.training.loop import NonFinite, fit
+from lvit_jax.training.loop import NonFinite, _compiled, fit
 from lvit_jax.training.report import read_metrics
 from lvit_jax.types import Eval
 
@@ -166,3 +166,13 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
 def test_a_profile_covers_the_steps_asked_for(tmp_path):
     fit(make_run(tmp_path, steps=4, profile=(3, 5)))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_runs_that_differ_in_their_seed_share_one_program_and_draw_their_own_noise(tmp_path):
+    runs = [make_run(tmp_path / str(seed), seed=seed, steps=3) for seed in (1, 2)]
+    states = [run.init() for run in runs]
+    batch = {"image": next(batches(0))["image"]}
+    programs = [_compiled(run, s).lower(s, batch, np.uint32(0)).as_text() for run, s in zip(runs, states, strict=True)]
+    assert programs[0] == programs[1]
+    losses = [_compiled(run, s)(s, batch, np.uint32(run.seed))[1]["loss"] for run, s in zip(runs, states, strict=True)]
+    assert losses[0] != losses[1]
