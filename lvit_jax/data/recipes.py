@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from lvit_jax.data import image as ops
 from lvit_jax.data import randaug
+from lvit_jax.data.resample import to_uint8
 from lvit_jax.errors import InputError, unknown
 
 Example = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -98,17 +99,18 @@ def finetune(
     fill = tf.constant([min(255, round(255 * m)) for m in mean], tf.uint8)  # as timm: the mean colour
 
     def example(data, seed):
-        image = ops.decode(data, channels)
         if pad:
-            image = ops.pad_crop(ops.resize(image, size, "bicubic", resample), draw(seed, CROP, 2), pad)
+            image = ops.resize(ops.decode(data, channels), size, "bicubic", resample)
+            image = ops.pad_crop(image, draw(seed, CROP, 2), pad)
         else:
             draws = draw(seed, CROP, 23)
-            image = ops.crop(image, ops.crop_window(tf.shape(image), draws, crop_scale, crop_ratio))
+            image = ops.decode_crop(data, channels, draws, crop_scale, crop_ratio)
             image = _interpolate(image, size, interpolation, resample, draws[22])
         if flip:
             flipped = draw(seed, FLIP, 1)[0] < flip
             image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
         if policy:
+            image = to_uint8(image) if resample == "fast" else image
             image = randaug.randaugment(image, stream(seed, RANDAUGMENT), policy, fill)
         image = ops.normalise(image, mean, std)
         if erase:
