@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
+import optax
 from etils import epath
 
 from lvit_jax.build.data import load_data, make_batches, make_evals
@@ -13,10 +14,10 @@ from lvit_jax.build.weights import load_weights
 from lvit_jax.data.sources import Data
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.loop import Run
-from lvit_jax.training.optim import make_tx
+from lvit_jax.training.optim import Schedule, make_tx
 from lvit_jax.training.record import compare_configs, read_record
 from lvit_jax.training.step import make_init
-from lvit_jax.types import TrainState
+from lvit_jax.types import TrainState, Tree
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +39,7 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
     weights = load_weights(config, abstract)
     record = make_record(config, data, weights.hashes)
     check_workdir(workdir, record)
-    steps = count_steps(config["train"], data.train.size)
-    tx, schedule = call(
-        make_tx,
-        "optim",
-        config["optim"],
-        params=abstract.params,
-        steps=steps,
-        steps_per_epoch=data.train.size / size,
-        batch_size=size,
-        depth=encoder(config["model"]).depth,
-    )
+    tx, schedule, steps = make_optimizer(config, abstract.params, data.train.size)
 
     def init() -> TrainState:
         start = make_init(objective, tx)
@@ -76,13 +67,18 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
     ), record
 
 
-def count_steps(train: Config, examples: int) -> int:
-    """Steps of a run: as stated, or from its epochs, where an epoch drops its last partial batch as the papers do."""
-    if train["steps"] is not None:
-        return train["steps"]
-    size = train["batch_size"]
+def make_optimizer(config: Config, params: Tree, examples: int) -> tuple[optax.GradientTransformation, Schedule, int]:
+    """The gradient transformation, its learning rate per step, and the number of steps, for so many examples.
+
+    An epoch drops its last partial batch as in the papers; where the data are smaller than a batch, it is a fraction
+    of a step and the run rounds once, at its end.
+    """
+    train, size = config["train"], config["train"]["batch_size"]
     per_epoch = examples // size if examples >= size else examples / size
-    return max(1, round(train["epochs"] * per_epoch))
+    steps = train["steps"] or max(1, round(train["epochs"] * per_epoch))
+    depth = encoder(config["model"]).depth
+    computed = {"params": params, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": size, "depth": depth}
+    return *call(make_tx, "optim", config["optim"], **computed), steps
 
 
 def check_workdir(workdir: epath.PathLike, record: Config) -> None:
@@ -100,7 +96,7 @@ def make_record(config: Config, data: Data, hashes: dict[str, str]) -> dict[str,
     return {
         "kind": "run",
         "config": config,
-        "data": data.record,
+        "data": {**data.record, "held_out": data.held_out},
         "hashes": hashes,
         "versions": {name: version(name) for name in ("lvit_jax", "jax", "flax", "optax", "orbax-checkpoint")},
     }

@@ -11,6 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from lvit_jax.errors import Stopped
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import Checkpoints, restore
 from lvit_jax.training.optim import Schedule
@@ -44,7 +45,7 @@ class Run(NamedTuple):
     profile: tuple[int, int] | None = None  # (first step >= 2, how many) to trace into workdir/profile
 
 
-class NonFinite(RuntimeError):
+class NonFinite(Stopped):
     """The loss or the gradient norm of a step is not finite: nothing of that step has been saved."""
 
     def __init__(self, step: int, what: str, value: float):

@@ -1,0 +1,62 @@
+"""Every config that ships builds: its names, keys, shapes and rules are checked without data and without a compile."""
+
+import inspect
+from pathlib import Path
+
+import jax
+import pytest
+
+from lvit_jax.bin import flags
+from lvit_jax.build.parts import make_objective, shapes
+from lvit_jax.build.run import make_optimizer
+from lvit_jax.data.recipes import RECIPES
+from lvit_jax.data.sources import open_data
+from lvit_jax.objectives import NEEDS_TEACHER
+from lvit_jax.training.record import write_record
+from lvit_jax.tree import flatten
+
+ROOT = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("*/*.py") if path.name != "__init__.py")
+CLASSES = tuple(f"class {i}" for i in range(10))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """The record of an imported MAE-Base: objectives read their teacher's sizes from it."""
+    model = {"name": "vit_base", "image_size": 224, "patch_size": 16, "channels": 3}
+    write_record(tmp_path, {"kind": "import", "config": {"model": model, "objective": None}})
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_builds(name, teacher, tmp_path):
+    config = flags.check(flags.load_config(name))
+    if config.objective.name in NEEDS_TEACHER:
+        config.init.teacher = teacher
+        if config.init.demo_teacher:
+            sizes = flags.load_config(config.init.demo_teacher)
+            write_record(teacher, {"kind": "run", "config": sizes.to_dict()})
+    plain = config.to_dict()
+    abstract = shapes(make_objective(plain, CLASSES), plain)
+    tx, schedule, steps = make_optimizer(plain, abstract.params, 1_281_167)
+    jax.eval_shape(tx.init, abstract.params)
+    assert steps > 0 and float(schedule(steps // 2)) > 0
+    known = set(inspect.signature(open_data).parameters) | set(inspect.signature(RECIPES[config.data.recipe]).parameters)
+    assert set(plain["data"]) <= known - {"augment", "labels", "mean", "std"}
+
+
+def test_papers_numbers_reach_the_optimizer():
+    config = flags.load_config("pretrain/mae_tiny").to_dict()
+    abstract = shapes(make_objective(config, None), config)
+    _, schedule, steps = make_optimizer(config, abstract.params, 1_281_167)
+    assert steps == 400 * 312  # recipes, step counting
+    assert float(schedule(40 * 312)) == pytest.approx(2.4e-3)  # 1.5e-4 * 4096 / 256
+    count = sum(leaf.size for leaf in flatten(abstract.params["encoder"]).values())
+    assert 5.4e6 < count < 5.6e6  # 5.52 M without the classifier
+
+
+def test_a_dataset_smaller_than_a_batch_rounds_once():
+    config = flags.load_config("demo/finetune").to_dict()
+    config["train"].update(epochs=100.0, batch_size=128)
+    abstract = shapes(make_objective(config, CLASSES), config)
+    assert make_optimizer(config, abstract.params, 100)[2] == 78  # 100 * 100 / 128
