@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvit_jax.convert.arch import Arch
-from lvit_jax.convert.folders import CROP
 
 _TIMM = """import timm
 import torch
@@ -53,7 +52,7 @@ def card(
     Args:
       to: the format.
       arch: what was exported.
-      data: classes, mean, std.
+      data: classes, mean, std, crop.
       lineage: what the weights come from, the model itself first: role, workdir, objective, data, licence, source.
       notes: what a reader must not miss.
       code: the snippet.
@@ -86,7 +85,7 @@ def _facts(arch: Arch, data: Mapping[str, Any]) -> dict[str, Any]:
         "input size": f"{arch.image_size[0]} × {arch.image_size[1]} pixels (height × width), {arch.channels} channels",
         "mean": data["mean"],
         "std": data["std"],
-        "evaluation transform": f"resize the shorter side to side / {CROP} (bicubic), centre crop",
+        "evaluation transform": f"resize the shorter side to side / {data['crop']} (bicubic), centre crop",
         "patch size": arch.patch_size,
         "width, depth": f"{arch.width}, {arch.depth} blocks",
         "attention heads": arch.heads,

@@ -61,10 +61,10 @@ def _decoder(arch: Arch) -> dict[str, Any]:
     return {key: arch.decoder[key] for key in ("width", "depth", "heads")}
 
 
-def torch_outputs(
+def library_outputs(
     folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray | None, str]:
-    """What an exported folder says of a batch, as its PyTorch readers compute it.
+    """What timm or transformers, whichever the folder is for, says of a batch.
 
     Args:
       folder: as `export.write` leaves it.
@@ -74,26 +74,37 @@ def torch_outputs(
       noise: float32 [B,N] for the mask.
 
     Returns:
-      outputs as `compare.outputs` has them, and the library's name; or None, and why there is no such library.
+      outputs as `outputs` has them, and the library's name; or None, and why there is none.
     """
+    name = {"timm": "timm", "hf": "transformers"}.get(to)
+    if name is None:
+        return None, ""
+    try:
+        import torch
+
+        pixels, noise = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(noise)
+        with torch.no_grad():
+            made = (_timm_forward if to == "timm" else _hf_forward)(folder, arch, pixels, noise)
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "torchvision" not in str(error):
+            raise
+        # Either is not installed, or imports a torchvision that does not fit this PyTorch.
+        return None, f"{name} cannot be imported"
+    return made.numpy(), name
+
+
+def torch_outputs(
+    weights: Mapping[str, np.ndarray], arch: Arch, images: np.ndarray, noise: np.ndarray
+) -> np.ndarray | None:
+    """The same from tensors under the names of facebookresearch/mae, in plain PyTorch; None where it is missing."""
     try:
         import torch
     except (ImportError, OSError):
-        return None, "PyTorch is not installed"
-    pixels, noise = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(noise)
+        return None
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
     with torch.no_grad():
-        if to == "mae":
-            weights = torch.load(folder / "mae.pth", weights_only=True)["model"]
-            return _mae_forward(weights, arch, pixels, noise).numpy(), "torch"
-        try:
-            made = (_timm_forward if to == "timm" else _hf_forward)(folder, arch, pixels, noise)
-        except ImportError as error:
-            return None, f"no {error.name or to}"
-        except RuntimeError as error:
-            if "torchvision::" not in str(error):
-                raise
-            return None, "torchvision does not fit this PyTorch, so timm cannot be imported"
-    return made.numpy(), {"timm": "timm", "hf": "transformers"}[to]
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return _mae_forward(tensors, arch, pixels, torch.from_numpy(noise)).numpy()
 
 
 def _timm_forward(folder: Path, arch: Arch, pixels: "torch.Tensor", _: "torch.Tensor") -> "torch.Tensor":

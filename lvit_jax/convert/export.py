@@ -9,7 +9,7 @@ import numpy as np
 
 from lvit_jax.convert import files
 from lvit_jax.convert.arch import Arch, infer
-from lvit_jax.convert.compare import fixed_batch, outputs, torch_outputs
+from lvit_jax.convert.compare import fixed_batch, library_outputs, outputs, torch_outputs
 from lvit_jax.convert.folders import hf_config, hf_preprocessor, timm_config
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch, to_torch
@@ -33,7 +33,7 @@ def write(
       to: a name of `convert.FORMATS`.
       params: the tree of parameters.
       arch: what of it is exported.
-      data: classes, mean, std.
+      data: classes, mean, std, crop.
       objective: of the run's config: mask_ratio and norm_pix, where it has them.
       notes: further plain settings for config.json: licence, and what the weights are.
 
@@ -67,29 +67,33 @@ def _json(path: Path, content: Mapping[str, Any]) -> None:
 def check(folder: Path, to: str, params: Mapping[str, Any], arch: Arch) -> dict[str, Any]:
     """Reads the folder back and compares its outputs on a fixed batch with those of the JAX model.
 
+    Through timm or transformers where they can be imported, else in plain PyTorch, else imported into JAX again.
+
     Returns:
-      {"max_abs_difference", "scale": the largest output (at least 1), "checked_with": timm, transformers, torch or jax}
+      {"max_abs_difference", "scale": the largest output (at least 1), "checked_with"}
 
     Raises:
       InputError: they differ by more than 1e-4 of the scale.
     """
     images, noise = fixed_batch(arch)
     ours = outputs(params, arch, images, noise)
-    theirs, through = torch_outputs(folder, to, arch, images, noise)
+    theirs, through = library_outputs(folder, to, arch, images, noise)
     if theirs is None:
-        theirs, through = _reimported(folder, to, arch, images, noise), f"jax: {through}"
+        theirs, instead = _read_back(folder, to, arch, images, noise)
+        through = f"{instead} ({through})" if through else instead
     difference, scale = float(np.abs(ours - theirs).max()), max(1.0, float(np.abs(ours).max()))
     if not difference <= TOLERANCE * scale:  # a NaN is a difference, too
         raise InputError(f"the written model differs by {difference:.3g} from the JAX model ({through}); nothing kept")
     return {"max_abs_difference": difference, "scale": scale, "checked_with": through}
 
 
-def _reimported(folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _read_back(folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, str]:
+    """Outputs of the files under `folder`, read as any import is; and what computed them."""
     found = [path for path in folder.iterdir() if path.name.startswith("mae.")] if to == "mae" else [folder]
     weights, stated = files.read(found[0])
-    layout, names = normalise(weights)
-    weights = {name: weights[spelt] for spelt, name in names.items()}
+    layout, _ = normalise(weights)
     stated |= {"heads": arch.heads, "image_size": arch.image_size, "norm_eps": arch.norm_eps}
     stated |= {"decoder_heads": arch.decoder["heads"]} if arch.decoder else {}
-    read = infer(weights, layout, stated, str(folder))
-    return outputs(*from_torch(weights, read, layout, str(folder)), images, noise)
+    params, read = from_torch(weights, infer(weights, layout, stated, str(folder)), layout, str(folder))
+    made = torch_outputs(weights if layout == "mae" else to_torch(params, read, "mae"), read, images, noise)
+    return (outputs(params, read, images, noise), "jax") if made is None else (made, "torch")

@@ -6,7 +6,6 @@ from typing import Any
 from lvit_jax.convert.arch import Arch
 from lvit_jax.errors import InputError
 
-CROP = 0.875  # the evaluation transform: resize to side/0.875, centre crop (MAE, MAE-Lite, timm)
 _TIMM_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 
 
@@ -15,7 +14,7 @@ def timm_config(arch: Arch, data: Mapping[str, Any], licence: str | None) -> dic
 
     Args:
       arch: what is exported.
-      data: classes, mean, std.
+      data: classes, mean, std, crop.
       licence: for pretrained_cfg.
     """
     side = list(arch.image_size)
@@ -41,7 +40,7 @@ def timm_config(arch: Arch, data: Mapping[str, Any], licence: str | None) -> dic
             "num_classes": arch.classes or 0,
             "input_size": [arch.channels, *side],
             "fixed_input_size": True,
-            "crop_pct": CROP,
+            "crop_pct": data["crop"],
             "crop_mode": "center",
             "interpolation": "bicubic",
             "mean": list(data["mean"]),

@@ -10,6 +10,7 @@ from lvit_jax.errors import InputError
 from lvit_jax.models import DECODERS, ENCODERS
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CROP = 0.875  # share of the resized image that an evaluation looks at (MAE, MAE-Lite, timm)
 DECODE_FROM = 8  # of D²-MAE, where a config does not say it
 
 
@@ -80,6 +81,12 @@ def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
         return {"model": model, "objective": None}
     size = {key: value for key, value in arch.decoder.items() if (key, value) != ("positions", "sincos")}
     return {"model": model, "objective": {"name": "mae", "decoder": size, **objective}}
+
+
+def pixels_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Classes, mean and std of a record, and `crop`: the share of its evaluation transform's centre crop."""
+    own = record["config"].get("data") or {}
+    return {**record["data"], "crop": own.get("eval_crop", CROP)}
 
 
 def data_of(arch: Arch, stated: Mapping[str, Any]) -> dict[str, Any]:

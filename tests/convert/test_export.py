@@ -16,7 +16,7 @@ from lvit_jax.bin import app
 from lvit_jax.bin.export_torch import main as export_torch
 from lvit_jax.bin.import_torch import main as import_torch
 from lvit_jax.convert import FORMATS, export
-from lvit_jax.convert.compare import MASK_RATIO, fixed_batch, outputs, torch_outputs
+from lvit_jax.convert.compare import MASK_RATIO, fixed_batch, outputs
 from lvit_jax.convert.params import to_torch
 from lvit_jax.training.checkpoint import load_params, save_params
 from lvit_jax.training.record import write_record
@@ -115,7 +115,7 @@ def test_without_torch(mae_run, tmp_path, monkeypatch, capsys):
     out = exported(mae_run, tmp_path / "mae", "mae", "--json")
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "PyTorch is not installed: wrote mae.safetensors in place of mae.pth"
-    assert json.loads(lines[-1])["checked_with"] == "jax: PyTorch is not installed"
+    assert json.loads(lines[-1])["checked_with"] == "jax"
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "mae.safetensors"]
     exec(re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.S)[1], {})
     exported(mae_run, tmp_path / "timm", "timm")
@@ -189,8 +189,10 @@ def test_flags_are_checked_without_jax(tmp_path):
     assert said == f"unknown export format 'tim' (did you mean 'timm'?); valid: {', '.join(sorted(FORMATS))}\n"
 
 
-def test_timm_that_cannot_be_imported_is_said(mae_run, tmp_path, monkeypatch):
-    out = exported(mae_run, tmp_path / "out", "timm")
-    monkeypatch.setitem(sys.modules, "timm", None)
-    images, noise = fixed_batch(SMALL)
-    assert torch_outputs(out, "timm", SMALL, images, noise) == (None, "no timm")
+@pytest.mark.parametrize(("to", "library"), [("timm", "timm"), ("hf", "transformers")])
+def test_without_the_library_plain_pytorch_checks(mae_run, to, library, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, library, None)
+    exported(mae_run, tmp_path / "out", to, "--json")
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["checked_with"] == f"torch ({library} cannot be imported)"
+    assert 0 < figures["max_abs_difference"] < 1e-4
