@@ -31,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _flags(argv)
     app.start()
     from lvit_jax.convert.record import arch_of, decode_from
-    from lvit_jax.training.checkpoint import load_params
     from lvit_jax.training.record import read_record
 
     record = read_record(args.workdir)
+    from lvit_jax.training.checkpoint import load_params  # jax and orbax: seconds
+
     place = args.workdir if "://" in args.workdir else os.path.abspath(args.workdir)  # orbax wants absolute paths
     params = load_params(place, ema=args.ema)
     decoder = "decoder" in params and (args.to == "hf" or (args.to == "mae" and not decode_from(record)))
