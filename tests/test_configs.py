@@ -41,7 +41,9 @@ def test_config_builds(name, teacher, tmp_path):
     tx, schedule, steps = make_optimizer(plain, abstract.params, 1_281_167)
     jax.eval_shape(tx.init, abstract.params)
     assert steps > 0 and float(schedule(steps // 2)) > 0
-    known = set(inspect.signature(open_data).parameters) | set(inspect.signature(RECIPES[config.data.recipe]).parameters)
+    known = set(inspect.signature(open_data).parameters) | set(
+        inspect.signature(RECIPES[config.data.recipe]).parameters
+    )
     assert set(plain["data"]) <= known - {"augment", "labels", "mean", "std"}
 
 

@@ -106,13 +106,15 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 def read_value(key: str, text: str, now: Any, kind: type) -> Any:
     """`text` as the type of the field: a number, a truth value, a tuple, a string, or None where None stands now."""
-    if kind is str and (now is not None or text != "None"):
+    if text == "None" and (kind is str or now is None):  # no path and no name is called None
+        return None
+    if kind is str:
         return text
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
         value = text
-    if kind is type(None) or (value is None and now is None):
+    if kind is type(None):
         return value
     if kind is float and type(value) is int:
         return float(value)

@@ -64,7 +64,8 @@ def evaluate_classifier(
     """
     chosen = choose_source(trained, source, split, data_dir)
     mesh = mesh_lib.make_mesh()
-    size = batch_size or trained.config.get("eval", {"batch_size": 64})["batch_size"]
+    own = trained.config.get("eval", {"batch_size": 64})  # an import has no such section
+    size = own["batch_size"] if batch_size is None else batch_size
     mesh_lib.check_batch(size, mesh)
     batches = device_batches(chosen, transform(trained), size, mesh)
     figures = make_classify(trained.objective)(trained.params, trained.state, batches())
@@ -94,7 +95,7 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
 def transform(trained: Trained) -> Example:
     """The evaluation transform that the model was trained to be judged by."""
     height, width, channels = image_shape(trained.config["model"])
-    own = trained.config.get("data", {"eval_crop": 0.875, "resample": "exact"})
+    own = trained.config.get("data", {"eval_crop": 0.875, "resample": "exact"})  # an import has no such section
     return RECIPES["eval"](
         image_size=(height, width),
         channels=channels,

@@ -30,9 +30,9 @@ def load_weights(config: Config, abstract: Variables) -> Weights:
     """
     init, params, frozen, hashes = config["init"], {}, {}, {}
     if init["encoder"]:
-        source = load_params(init["encoder"])
         record = read_record(init["encoder"])
         check_heads(config, record)
+        source = load_params(init["encoder"])
         params = load_into(
             abstract.params,
             source,

@@ -1,0 +1,105 @@
+"""`kill -9` in the middle of a fine-tuning, the same command again: the weights come out bit by bit equal."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lvit_jax.training.checkpoint import load_params
+from lvit_jax.training.report import read_metrics
+from lvit_jax.tree import flatten
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS, KILLS = 60, (7, 23, 41)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Eighty coloured images in two classes; five per cent of the files are broken, each in another way."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(80):
+        path = root / ("warm", "cold")[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 120, (24, 20, 3)) + np.array([120, 40, 0] if i % 2 else [0, 40, 120])
+        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+    good = (root / "warm" / "0.jpg").read_bytes()
+    for i, content in enumerate((b"", b"no image", good[: len(good) // 2], good[:20])):
+        (root / "warm" / f"{20 + 2 * i}.jpg").write_bytes(content)
+    return root
+
+
+def command(images, workdir):
+    """Augmentation, mixup, drop-path, a weight average, accumulation: everything that draws or remembers."""
+    fields = {
+        "data.source": f"folder:{images}",
+        "data.statistics": "imagenet",
+        "data.pad": 0,
+        "data.flip": 0.5,
+        "data.randaugment": "rand-m9-mstd0.5-inc1",
+        "data.erase": 0.25,
+        "model.channels": 3,
+        "model.image_size": 16,
+        "model.patch_size": 4,
+        "model.width": 32,
+        "model.depth": 2,
+        "model.heads": 2,
+        "model.drop_path": 0.1,
+        "objective.mixup": 0.2,
+        "objective.cutmix": 1.0,
+        "optim.ema": 0.9,
+        "optim.clip": 1.0,
+        "train.accumulate": 2,
+        "train.batch_size": 16,
+        "train.steps": STEPS,
+        "checkpoint.every_steps": 5,
+        "log.every_steps": 1,
+        "eval.batch_size": 8,
+    }
+    overrides = [f"--config.{key}={value}" for key, value in fields.items()]
+    return [sys.executable, "-m", "lvit_jax.bin.train", "--config=demo/finetune", f"--workdir={workdir}", *overrides]
+
+
+def start(images, workdir, devices):
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+    }
+    return subprocess.Popen(command(images, workdir), cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def kill_after(process, workdir, step):
+    """Waits until the run has reported a step, then kills it without any chance to tidy up."""
+    while process.poll() is None:
+        records = read_metrics(workdir) if (workdir / "metrics").exists() else []
+        if any(record["step"] >= step for record in records):
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
+def test_killed_three_times_equals_never_stopped(images, tmp_path, devices):
+    whole = start(images, tmp_path / "whole", devices)
+    killed = tmp_path / "killed"
+    for step in KILLS:
+        kill_after(start(images, killed, devices), killed, step)
+    last = start(images, killed, devices)
+    errors = [process.communicate()[1] for process in (last, whole)]
+    assert (last.returncode, whole.returncode) == (0, 0), errors
+    assert "going on from step" in errors[0]
+    for ema in (True, False):
+        a, b = (flatten(load_params(workdir, ema)) for workdir in (tmp_path / "whole", killed))
+        assert a.keys() == b.keys()
+        assert [name for name in a if not np.array_equal(a[name], b[name])] == []
+    assert read_metrics(tmp_path / "whole")[-1]["broken"] > 0
