@@ -1,7 +1,7 @@
 """Batches as pure functions of (seed, step): indices -> bytes -> images, in parallel, in order, without iterator state.
 
-tf.data does the work with threads of its own, one image per task. Each image runs inside a small nested dataset of
-candidates, so that a broken file is an event of that place alone: the first readable candidate takes it.
+tf.data does the work with threads of its own, one image per task. A broken image leaves a hole in its stream; the hole
+is filled here, at its place, so that no other place moves and the common case pays nothing for it.
 """
 
 import logging
@@ -17,7 +17,7 @@ from lvit_jax.data.source import Source
 from lvit_jax.errors import InputError
 
 CANDIDATES = 32  # tries for one place before the run gives up
-STREAMS = 64  # of randomness per example: the recipes use the first few, candidate j the one at 16 + j
+STREAMS = 64  # of randomness per example, more than any recipe uses
 JUDGED_FROM = 100  # images read before `max_broken` is judged
 
 log = logging.getLogger(__name__)
@@ -55,21 +55,27 @@ def train_batches(
     """
     share = local_size(batch_size, processes)
 
-    def positions(step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        while True:
-            start = step * batch_size + process * share
-            yield order.places(seed, source.size, start, start + share)
-            step += 1
+    load = _loader(source, augment, seed)
+
+    def places(step: int) -> tuple[np.ndarray, np.ndarray]:
+        start = step * batch_size + process * share
+        return order.places(seed, source.size, start, start + share)
 
     def batches(step: int) -> Iterator[HostBatch]:
-        spec = (tf.TensorSpec([share], tf.int64), tf.TensorSpec([share], tf.int64))
-        dataset = tf.data.Dataset.from_generator(lambda: positions(step), output_signature=spec).unbatch()
-        dataset = _decoded(dataset, source, augment, seed, share, CANDIDATES, threads)
-        watch = Watch(source, seed, max_broken)
-        for image, label, index, epoch, tries in dataset.as_numpy_iterator():
-            watch.see(index, epoch, tries)
-            batch = {"image": image, "index": index, "broken": (tries > 0).astype(np.int32)}
-            yield batch | ({"label": label} if source.classes else {})
+        broken = Broken(source, load, seed, max_broken)
+        feed = None
+        while True:
+            if feed is None or (feed.ended and step >= feed.given):
+                feed = Feed(places, step, ahead=8 + 2 * (threads or os.cpu_count()) // share)
+                stream = Stream(_decoded(feed.dataset(share), load, share, threads))
+            feed.taken = step
+            index, epoch = places(step)
+            images, labels, missing = stream.take(index, epoch)
+            for hole in np.flatnonzero(missing):
+                images[hole], labels[hole] = broken.replace(index[hole], epoch[hole])
+            broken.judge(share)
+            yield _batch(source, images, labels, index, missing)
+            step += 1
 
     return batches
 
@@ -90,22 +96,23 @@ def eval_batches(
       of the last batch and for broken images, which are not replaced here ("broken" is 1 for them).
     """
     share = local_size(batch_size, processes)
-    steps = -(-source.size // batch_size)
-    index = np.concatenate(
-        [np.arange(share, dtype=np.int64) + step * batch_size + process * share for step in range(steps)]
-    )
-    dataset = tf.data.Dataset.from_tensor_slices((index, np.zeros_like(index)))
-    dataset = _decoded(dataset, source, transform, 0, share, 1, threads)
-    watch = Watch(source, 0, max_broken=1.0)
+    steps = range(process * share, source.size + process * share, batch_size)
+    places = np.concatenate([np.arange(start, start + share, dtype=np.int64) for start in steps])
+    load = _loader(source, transform, 0)
+    inside = places[places < source.size]
+    dataset = tf.data.Dataset.from_tensor_slices((inside, np.zeros_like(inside)))
+    dataset = _decoded(dataset, load, share, threads)
+    broken = Broken(source, load, 0, max_broken=1.0)
 
     def batches() -> Iterator[HostBatch]:
-        for image, label, index, epoch, tries in dataset.as_numpy_iterator():
-            real = index < source.size
-            broken = (tries > 0) & real
-            watch.see(index[real], epoch[real], broken[real].astype(np.int64))
-            mask = (real & ~broken).astype(np.float32)
-            batch = {"image": image, "mask": mask, "index": index, "broken": broken.astype(np.int32)}
-            yield batch | ({"label": label} if source.classes else {})
+        stream = Stream(dataset)
+        for index in places.reshape(-1, share):
+            images, labels, missing = stream.take(index, np.zeros_like(index))
+            lost = missing & (index < source.size)
+            for hole in np.flatnonzero(lost):
+                broken.name(index[hole])
+            batch = _batch(source, images, labels, index, lost)
+            yield batch | {"mask": (~missing).astype(np.float32)}
 
     return batches
 
@@ -125,65 +132,132 @@ def example_seed(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.cast(seed << 32, tf.int64) + epoch, index * STREAMS])
 
 
-def candidate(seed: tf.Tensor, index: tf.Tensor, size: int, number: tf.Tensor) -> tf.Tensor:
-    """The index tried at place `index` after `number` broken ones: the index itself, then a drawn sequence."""
-    key = seed + tf.stack([tf.zeros([], tf.int64), 16 + number])
-    drawn = tf.random.stateless_uniform([], key, 0, size, tf.int64, alg="philox")
-    return tf.where(number == 0, index, drawn)
-
-
-def _decoded(dataset, source, recipe, seed, share, candidates, threads):
-    """(index, epoch) -> batches of (image, label, index, epoch, tries); tries == candidates: none was readable."""
+def _loader(source: Source, recipe: Example, seed: int) -> Callable:
+    """load(place, index, epoch) -> (image, label): the example `index`, with the randomness of `place` in an epoch."""
     rows = tf.constant(source.rows)
 
-    def example(index, epoch):
-        key = example_seed(seed, epoch, index)
+    def load(place, index, epoch):
+        data, label = source.load(rows[index])
+        return recipe(data, example_seed(seed, epoch, place)), label
 
-        def attempt(number):
-            data, label = source.load(rows[candidate(key, index, source.size, number)])
-            return (recipe(data, key), label), number
+    return load
 
-        tried = tf.data.Dataset.range(candidates).map(attempt).ignore_errors(log_warning=False)
-        blank = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), tried.element_spec[0])
-        none = tf.data.Dataset.from_tensors((blank, tf.constant(candidates, tf.int64)))
-        (image, label), tries = tried.concatenate(none).take(1).get_single_element()
-        return image, label, index, epoch, tries
 
+def _decoded(dataset: tf.data.Dataset, load: Callable, share: int, threads: int | None) -> tf.data.Dataset:
+    """(index, epoch) -> batches of (index, epoch, image, label), in order; broken images are left out."""
     threads = threads or os.cpu_count()
-    dataset = dataset.map(example, num_parallel_calls=threads, deterministic=True)
+    dataset = dataset.map(
+        lambda index, epoch: (index, epoch, *load(index, index, epoch)),
+        num_parallel_calls=threads,
+        deterministic=True,
+    )
     options = tf.data.Options()
     options.autotune.enabled = False
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1  # images in parallel already: no threads inside an operation
-    return dataset.batch(share, drop_remainder=True).prefetch(2).with_options(options)
+    return dataset.ignore_errors(log_warning=False).batch(share).prefetch(2).with_options(options)
 
 
-class Watch:
-    """Counts what was read, names each broken file once in the log, and stops the run when they are too many."""
+def _batch(source, images, labels, index, broken):
+    batch = {"image": images, "index": index, "broken": broken.astype(np.int32)}
+    return batch | ({"label": labels} if source.classes else {})
 
-    def __init__(self, source: Source, seed: int, max_broken: float):
+
+class Feed:
+    """Gives the places of one step after another to the decoding threads, a bounded number of steps ahead.
+
+    Broken images leave no trace in the stream: without the bound a folder full of them would be read for ever. At the
+    bound the feed ends, and `batches` opens the next one where that left off.
+    """
+
+    def __init__(self, places: Callable[[int], tuple[np.ndarray, np.ndarray]], step: int, ahead: int):
+        self.places, self.ahead = places, ahead
+        self.taken = self.given = step
+        self.ended = False
+
+    def dataset(self, share: int) -> tf.data.Dataset:
+        """(index, epoch) of one place after another."""
+        spec = (tf.TensorSpec([share], tf.int64), tf.TensorSpec([share], tf.int64))
+        return tf.data.Dataset.from_generator(self._give, output_signature=spec).unbatch()
+
+    def _give(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        while self.given - self.taken < self.ahead:
+            self.given += 1
+            yield self.places(self.given - 1)
+        self.ended = True
+
+
+class Stream:
+    """Cuts the stream of readable examples into batches by place, and says which places are missing."""
+
+    def __init__(self, dataset: tf.data.Dataset):
+        self.spec = dataset.element_spec
+        self.parts = dataset.as_numpy_iterator()
+        self.held: tuple[np.ndarray, ...] | None = None  # index, epoch, images, labels: read and not yet taken
+
+    def take(self, index: np.ndarray, epoch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images, labels and what is missing (bool [b]) of the next places: int64 [b] each. Zeros where missing."""
+        held = self.held or self._next()
+        if np.array_equal(held[0], index) and np.array_equal(held[1], epoch):
+            self.held = None
+            return held[2], held[3], np.zeros(len(index), bool)
+        outputs = [np.zeros([len(index), *part.shape[1:]], part.dtype) for part in held[2:]]
+        missing = np.ones(len(index), bool)
+        at = 0
+        for place in range(len(index)):
+            if at and at == len(held[0]):
+                held, at = self._next(), 0
+            if at < len(held[0]) and (held[0][at], held[1][at]) == (index[place], epoch[place]):
+                for output, part in zip(outputs, held[2:], strict=True):
+                    output[place] = part[at]
+                missing[place] = False
+                at += 1
+        self.held = tuple(part[at:] for part in held) if at < len(held[0]) else None
+        return *outputs, missing
+
+    def _next(self) -> tuple[np.ndarray, ...]:
+        empty = tuple(np.zeros([0, *spec.shape[1:]], spec.dtype.as_numpy_dtype) for spec in self.spec)
+        return next(self.parts, empty)
+
+
+class Broken:
+    """Finds replacements, names each broken file once in the log, and stops the run when they are too many."""
+
+    def __init__(self, source: Source, load: Callable, seed: int, max_broken: float):
         self.source, self.seed, self.max_broken = source, seed, max_broken
+        self.load = tf.function(load)
         self.read = self.bad = 0
         self.named: set[int] = set()
 
-    def see(self, index: np.ndarray, epoch: np.ndarray, tries: np.ndarray) -> None:
-        """Takes the places of a batch and how many candidates failed at each: int64 [b] each."""
-        self.read += int(len(index) + tries.sum())
-        self.bad += int(tries.sum())
-        for i in np.flatnonzero(tries):
-            self._name(index[i], epoch[i], min(int(tries[i]), CANDIDATES))
-        hopeless = self.max_broken < 1 and (tries >= CANDIDATES).any()
-        if hopeless or (self.read >= JUDGED_FROM and self.bad > self.max_broken * self.read):
+    def replace(self, index: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first readable image of the sequence drawn from (seed, epoch, index), with its own label."""
+        self.name(index)
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, (epoch << 40) + index]))
+        for candidate in rng.integers(0, self.source.size, CANDIDATES):
+            self.read += 1
+            try:
+                image, label = self.load(*map(tf.constant, (index, candidate, epoch)))
+                return image.numpy(), label.numpy()
+            except tf.errors.OpError:
+                self.name(candidate)
+        raise InputError(f"{CANDIDATES} images drawn from {self.source.name} are all broken; {self._example()}")
+
+    def judge(self, count: int) -> None:
+        """Counts so many places more and stops the run if the share of broken images among those read is too high."""
+        self.read += count
+        if self.read >= JUDGED_FROM and self.bad > self.max_broken * self.read:
+            share = f"{self.bad} of {self.read} images read from {self.source.name} are broken"
             raise InputError(
-                f"{self.bad} of {self.read} images of {self.source.name} are broken ({self.bad / self.read:.0%}), "
-                f"more than data.max_broken={self.max_broken}; one is {self.source.row_name(min(self.named))!r}"
+                f"{share} ({self.bad / self.read:.0%}), more than data.max_broken={self.max_broken}; {self._example()}"
             )
 
-    def _name(self, index, epoch, tries):
-        key = example_seed(self.seed, tf.constant(epoch), tf.constant(index))
-        for number in range(tries):
-            chosen = candidate(key, tf.constant(index), self.source.size, tf.constant(number, tf.int64))
-            row = int(self.source.rows[int(chosen)])
-            if row not in self.named:
-                self.named.add(row)
-                log.warning("broken image in %s: %s", self.source.name, self.source.row_name(row))
+    def name(self, index: int) -> None:
+        """Counts a broken image; its file is named in the log the first time."""
+        self.bad += 1
+        row = int(self.source.rows[index])
+        if row not in self.named:
+            self.named.add(row)
+            log.warning("broken image in %s: %s", self.source.name, self.source.row_name(row))
+
+    def _example(self) -> str:
+        return f"one is {self.source.row_name(min(self.named))!r}"

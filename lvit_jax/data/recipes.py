@@ -17,7 +17,7 @@ from lvit_jax.errors import InputError, unknown
 Example = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 INTERPOLATIONS = ("bicubic", "bilinear", "random")
 RESAMPLES = ("exact", "fast")
-# Streams of randomness of one example; `pipeline.CANDIDATES_STREAM` lies behind them.
+# Streams of randomness of one example; `pipeline.STREAMS` is how many there may be.
 CROP, FLIP, RANDAUGMENT, ERASE, NOISE = range(5)
 
 

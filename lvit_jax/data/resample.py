@@ -36,10 +36,14 @@ def resample(
     shape = tf.shape(image)[:2]
     source, weights = _bands(shape, full, start, size, SUPPORT[method])
     down, across = (math.ceil(s / BLOCK) for s in size)
-    lines = tf.gather(tf.reshape(image, [shape[0], -1]), source[0, :down])  # [G, R, W*C]
+    # oneDNN builds a kernel for every new shape of a product, which takes as long as the product itself: so there are
+    # only some dozens of shapes, in W here and in R from _bands.
+    padded = _up(shape[1], 32)
+    image = tf.pad(image, [[0, 0], [0, padded - shape[1]], [0, 0]])
+    lines = tf.gather(tf.reshape(image, [shape[0], padded * channels]), source[0, :down])  # [G, R, W*C]
     # The product comes out transposed, [G, W*C, 16], so that the columns can be gathered as lines in their turn.
     columns = tf.linalg.matmul(tf.cast(lines, tf.float32), weights[0, :down], transpose_a=True, transpose_b=True)
-    columns = tf.reshape(columns, [down, shape[1], channels * BLOCK])
+    columns = tf.reshape(columns, [down, padded, channels * BLOCK])
     columns = tf.gather(columns, source[1, :across], axis=1)  # [G, G', R, C*16]
     blocks = to_uint8(tf.linalg.matmul(weights[1, None, :across], columns))  # [G, G', 16, C*16]
     blocks = tf.transpose(tf.reshape(blocks, [down, across * BLOCK * channels, BLOCK]), [0, 2, 1])
@@ -48,7 +52,13 @@ def resample(
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
     """Rounds and clips floats to uint8, as PIL's resize does."""
-    return tf.cast(tf.clip_by_value(image + 0.5, 0.0, 255.0), tf.uint8)
+    # One operation; tf.clip_by_value makes two passes.
+    return tf.cast(tf.raw_ops.ClipByValue(t=image + 0.5, clip_value_min=0.0, clip_value_max=255.0), tf.uint8)
+
+
+def _up(number, multiple):
+    """The next multiple."""
+    return -(-number // multiple) * multiple
 
 
 def _bands(shape, full, start, size, support):
@@ -63,7 +73,7 @@ def _bands(shape, full, start, size, support):
     low = tf.maximum(tf.cast(centre - reach + 0.5, tf.int32), 0)
     high = tf.minimum(tf.cast(centre + reach + 0.5, tf.int32), shape[:, None])
     first = tf.reshape(low, [2, blocks, BLOCK])[:, :, :1]
-    span = tf.range(tf.reduce_max(tf.reshape(high, [2, blocks, BLOCK])[:, :, -1:] - first))
+    span = tf.range(_up(tf.reduce_max(tf.reshape(high, [2, blocks, BLOCK])[:, :, -1:] - first), 8))
     source = first + span  # [2, G, R]
     nearest = (tf.cast(first, tf.float64) + 0.5 - tf.reshape(centre, [2, blocks, BLOCK])) / wide[:, None, None]
     step = tf.cast(1 / wide, tf.float32)[:, None, None, None]
