@@ -58,16 +58,18 @@ def randaugment(image: tf.Tensor, seed: tf.Tensor, policy: Policy, fill: tf.Tens
     # A second stream, far from those of other decisions, for the normal noise of the level.
     noise = tf.random.stateless_normal([policy.layers], seed + tf.constant([1 << 62, 0], tf.int64), alg="philox")
     levels = tf.clip_by_value(policy.magnitude + policy.std * tf.cast(noise, tf.float64), 0.0, 10.0)
-    shape = image.shape
-    for layer in range(policy.layers):
-        apply, which, side = tf.unstack(draws[layer])
+
+    def apply(layer, image):
+        wanted, which, side = tf.unstack(draws[layer])
         sign = tf.where(side > 0.5, tf.constant(-1.0, tf.float64), 1.0)
-        chosen = tf.cast(which * len(OPERATIONS), tf.int32)
-        branch = tf.where(apply < policy.probability, tf.minimum(chosen, len(OPERATIONS) - 1), len(OPERATIONS))
-        m = levels[layer] / 10
-        branches = [_bind(operation, image, m, sign, fill) for operation in OPERATIONS.values()]
-        image = tf.ensure_shape(tf.switch_case(branch, [*branches, _bind(_same, image, m, sign, fill)]), shape)
-    return image
+        chosen = tf.minimum(tf.cast(which * len(OPERATIONS), tf.int32), len(OPERATIONS) - 1)
+        branch = tf.where(wanted < policy.probability, chosen, len(OPERATIONS))
+        operations = [*OPERATIONS.values(), _same]
+        branches = [_bind(operation, image, levels[layer] / 10, sign, fill) for operation in operations]
+        return layer + 1, tf.ensure_shape(tf.switch_case(branch, branches), image.shape)
+
+    # A loop in the graph: one copy of the operations to trace, not one per layer.
+    return tf.while_loop(lambda layer, _: layer < policy.layers, apply, (0, image))[1]
 
 
 def _bind(operation, image, m, sign, fill):
