@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from lvit_jax.errors import unknown
-from lvit_jax.models.layers import layer_norm
+from lvit_jax.models.layers import LayerNorm
 from lvit_jax.models.vit import ViT
 
 POOLS = ("mean", "cls")
@@ -25,7 +25,7 @@ class Head(nn.Module):
         pooled = tokens[:, 1:].mean(axis=1) if self.pool == "mean" else tokens[:, 0]
         # timm's trunc_normal_ cuts at ±2 absolute, a hundred deviations away: a plain normal.
         fc = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.std), name="fc")
-        return fc(layer_norm(jnp.float32, "norm")(pooled))
+        return fc(LayerNorm(jnp.float32, name="norm")(pooled))
 
 
 class Classifier(nn.Module):

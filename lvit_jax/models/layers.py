@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from lvit_jax.errors import InputError
 from lvit_jax.models.features import BlockOut, attend
+from lvit_jax.models.ops import gelu, layer_norm, linear
 
 xavier = nn.initializers.xavier_uniform()
 
@@ -42,14 +43,32 @@ def take(tokens: jax.Array, indices: jax.Array) -> jax.Array:
     return jnp.take_along_axis(tokens, indices[:, :, None], axis=1)
 
 
-def dense(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
+class Linear(nn.Module):
     """A Linear with MAE's initialisation: Xavier-uniform weight, zero bias."""
-    return nn.Dense(features, dtype=dtype, kernel_init=xavier, name=name)
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[...,D] -> [...,features], in `dtype`."""
+        kernel = self.param("kernel", xavier, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        flat = linear(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel.astype(self.dtype))
+        return (flat + bias.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
 
 
-def layer_norm(dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
-    """LN with ε 1e-6; statistics in float32, by two passes as PyTorch (E[x²]-E[x]² loses digits)."""
-    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+class LayerNorm(nn.Module):
+    """LN with ε 1e-6: computed in float32, returned in `dtype`."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[...,D] -> [...,D]."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x.reshape(-1, x.shape[-1]), scale, bias).reshape(x.shape).astype(self.dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -81,8 +100,9 @@ class PatchEmbed(nn.Module):
         bias = self.param("bias", bias_init, (self.width,))
         patches = patchify(images, p)
         patches = patches if keep is None else take(patches, keep)
-        patches, kernel, bias = (x.astype(self.dtype) for x in (patches, kernel, bias))
-        return patches @ kernel.reshape(fan_in, self.width) + bias
+        kernel = kernel.reshape(fan_in, self.width).astype(self.dtype)
+        embedded = linear(patches.reshape(-1, fan_in).astype(self.dtype), kernel) + bias.astype(self.dtype)
+        return embedded.reshape(*patches.shape[:2], self.width)
 
 
 class Attention(nn.Module):
@@ -96,12 +116,12 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, normed: jax.Array) -> BlockOut:
         """x (residual stream) and normed [B,N,D] -> BlockOut of this attention, with x as it came and mlp None."""
         b, n, d = normed.shape
-        qkv = dense(3 * d, self.dtype, "qkv")(normed).reshape(b, 1, n, 3, self.heads, d // self.heads)
+        qkv = Linear(3 * d, self.dtype, name="qkv")(normed).reshape(b, 1, n, 3, self.heads, d // self.heads)
         q, k, v = qkv[:, :, :, 0], qkv[:, :, :, 1], qkv[:, :, :, 2]  # [B,1,N,H,K]
         out = BlockOut(x=x, normed=normed, attn=None, mlp=None, q=q, k=k, v=v)
         if self.partial:
             return out
-        return out.replace(attn=dense(d, self.dtype, "proj")(attend(out).reshape(b, n, d)))
+        return out.replace(attn=Linear(d, self.dtype, name="proj")(attend(out).reshape(b, n, d)))
 
 
 class Mlp(nn.Module):
@@ -112,8 +132,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B,N,D] -> [B,N,D]."""
-        hidden = dense(4 * x.shape[-1], self.dtype, "fc1")(x)
-        return dense(x.shape[-1], self.dtype, "fc2")(nn.gelu(hidden, approximate=False))
+        hidden = Linear(4 * x.shape[-1], self.dtype, name="fc1")(x)
+        return Linear(x.shape[-1], self.dtype, name="fc2")(gelu(hidden))
 
 
 class DropPath(nn.Module):
@@ -141,9 +161,15 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> BlockOut:
         """[B,N,D] -> BlockOut."""
-        out = Attention(self.heads, self.dtype, self.partial, name="attn")(x, layer_norm(self.dtype, "norm1")(x))
+        normed = LayerNorm(self.dtype, name="norm1")(x)
+        out = Attention(self.heads, self.dtype, self.partial, name="attn")(x, normed)
         if self.partial:
             return out
-        x = x + DropPath(self.drop_path)(out.attn, train)
-        mlp = Mlp(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
-        return out.replace(x=x + DropPath(self.drop_path)(mlp, train), mlp=mlp)
+        x = _add(x, DropPath(self.drop_path)(out.attn, train))
+        mlp = Mlp(self.dtype, name="mlp")(LayerNorm(self.dtype, name="norm2")(x))
+        return out.replace(x=_add(x, DropPath(self.drop_path)(mlp, train)), mlp=mlp)
+
+
+def _add(x: jax.Array, branch: jax.Array) -> jax.Array:
+    """x + branch, flat: a sum that a matrix product reads without reshape is stored once (see ops.py)."""
+    return (x.reshape(-1, x.shape[-1]) + branch.reshape(-1, x.shape[-1])).reshape(x.shape)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import DECODERS
 from lvit_jax.models.features import Features
-from lvit_jax.models.layers import Block, dense, grid_of, layer_norm, patchify, take, unpatchify
+from lvit_jax.models.layers import Block, LayerNorm, Linear, grid_of, patchify, take, unpatchify
 from lvit_jax.models.positions import sincos_2d
 from lvit_jax.models.vit import ViT
 
@@ -57,7 +57,7 @@ class Decoder(nn.Module):
     def __call__(self, latent: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """latent [B,1+K,D], restore int32 [B,N], grid (rows, columns) with N patches -> float32 [B,N,P]."""
         dtype = jnp.dtype(self.dtype)
-        x = dense(self.width, dtype, "embed")(latent)
+        x = Linear(self.width, dtype, name="embed")(latent)
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width)).astype(dtype)
         kept = latent.shape[1] - 1
         places = take(x[:, 1:], jnp.minimum(restore, kept - 1))
@@ -66,8 +66,8 @@ class Decoder(nn.Module):
         x = (x + sincos_2d(self.width, grid)).astype(dtype)
         for i in range(self.depth):
             x = Block(self.heads, 0.0, dtype, name=f"block_{i}")(x, False).x
-        x = layer_norm(dtype, "norm")(x)[:, 1:]
-        return dense(self.patch_size**2 * self.channels, dtype, "head")(x).astype(jnp.float32)
+        x = LayerNorm(dtype, name="norm")(x)[:, 1:]
+        return Linear(self.patch_size**2 * self.channels, dtype, name="head")(x).astype(jnp.float32)
 
 
 class MaskedAutoencoder(nn.Module):

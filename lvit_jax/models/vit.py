@@ -8,7 +8,7 @@ import numpy as np
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.features import Features
-from lvit_jax.models.layers import Block, PatchEmbed, grid_of, layer_norm
+from lvit_jax.models.layers import Block, LayerNorm, PatchEmbed, grid_of
 from lvit_jax.models.positions import sincos_2d
 
 POSITIONS = ("sincos", "learned")
@@ -39,7 +39,7 @@ class ViT(nn.Module):
         for i, rate in enumerate(rates):  # attributes, so that the names are block_0, block_1, ...
             setattr(self, f"block_{i}", block(self.heads, rate, dtype, self.partial_last and i == self.depth - 1))
         if self.final_norm:
-            self.norm = layer_norm(dtype)
+            self.norm = LayerNorm(dtype)
 
     @nn.compact
     def __call__(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> Features:

@@ -1,0 +1,80 @@
+"""Linear map, LayerNorm and GELU with their gradients written out.
+
+The mathematics is the usual one; the form is what XLA for CPU needs. Left to itself it fuses the whole chain of
+residual gradients, from the last block down, into each transposed copy that a weight gradient reads: MAE-Tiny's step
+then takes two to three times as long. On TPU both forms cost the same.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@jax.custom_vjp
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [M,D] · kernel [D,F] -> [M,F]."""
+    return x @ kernel
+
+
+def _linear_fwd(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _linear_bwd(saved, g):
+    x, kernel = saved
+    rows = (((0,), (0,)), ((), ()))  # contracts M; XLA transposes the left operand, so let that be the narrower one
+    dkernel = lax.dot_general(x, g, rows) if x.shape[1] <= g.shape[1] else lax.dot_general(g, x, rows).T
+    return g @ kernel.T, dkernel
+
+
+linear.defvjp(_linear_fwd, _linear_bwd)
+
+
+@jax.custom_vjp
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """LN of x [M,D] over D, ε 1e-6: float32. The variance takes two passes, as PyTorch's (E[x²]-E[x]² loses digits)."""
+    return _layer_norm_fwd(x, scale, bias)[0]
+
+
+def _layer_norm_fwd(x, scale, bias):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axis=-1, keepdims=True)
+    inverse = lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + 1e-6)
+    return (wide - mean) * inverse * scale + bias, (x, mean, inverse, scale)
+
+
+def _layer_norm_bwd(saved, g):
+    x, mean, inverse, scale = saved
+    normed = (x.astype(jnp.float32) - mean) * inverse
+    h = g * scale
+    dx = inverse * (h - h.mean(axis=-1, keepdims=True) - normed * (h * normed).mean(axis=-1, keepdims=True))
+    return dx.astype(x.dtype), (g * normed).sum(axis=0), g.sum(axis=0)
+
+
+layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """x·Φ(x), exact: float32 inside, the type of x outside. By erf, as `jax.nn.gelu`'s erfc costs twice as much."""
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _normal_cdf(x):
+    return 0.5 + 0.5 * lax.erf(x * math.sqrt(0.5))
+
+
+def _gelu_fwd(x):
+    return gelu(x), x
+
+
+def _gelu_bwd(x, g):
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(wide)) / math.sqrt(2 * math.pi)
+    return ((g.astype(jnp.float32) * (_normal_cdf(wide) + wide * density)).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_fwd, _gelu_bwd)
