@@ -27,7 +27,13 @@ def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
     INTEGER_ACCURATE makes JPEGs equal to PIL's; tf's default differs by 1.2 grey levels on average. Other formats
     than JPEG and PNG go through PIL (the first frame of an animation), which knows more variants than tf does.
     """
-    return _by_format(data, channels, lambda: tf.io.decode_jpeg(data, channels, dct_method="INTEGER_ACCURATE"))
+    head = tf.strings.substr(data, 0, 8)
+    cases = [
+        (tf.strings.substr(head, 0, 3) == JPEG, lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE")),
+        (head == PNG, lambda: tf.io.decode_png(data, 3)),
+    ]
+    image = tf.case(cases, default=lambda: tf.numpy_function(_pil_decode, [data], tf.uint8))
+    return _with_channels(image, channels)
 
 
 def decode_crop(data: tf.Tensor, channels: int, draws: tf.Tensor, scale: tuple, ratio: tuple) -> tf.Tensor:
@@ -35,45 +41,48 @@ def decode_crop(data: tf.Tensor, channels: int, draws: tf.Tensor, scale: tuple, 
 
     def jpeg():
         shape = tf.image.extract_jpeg_shape(data)
-        return _decode_window(data, channels, shape, crop_window(shape, draws, scale, ratio))
+        return _decode_window(data, shape, crop_window(shape, draws, scale, ratio))
 
     def other():
-        image = decode(data, channels)
+        image = decode(data, 3)
         return crop(image, crop_window(tf.shape(image), draws, scale, ratio))
 
     # A JPEG without its end marker may be truncated, which only a full decode notices.
     whole = (tf.strings.substr(data, 0, 3) == JPEG) & (tf.strings.substr(data, -2, 2) == b"\xff\xd9")
-    return tf.ensure_shape(tf.cond(whole, jpeg, other), [None, None, channels])
+    return _with_channels(tf.cond(whole, jpeg, other), channels)
 
 
-def _decode_window(data, channels, shape, window):
+def _decode_window(data, shape, window):
     """The window of a JPEG, equal to a crop of the whole: decoded with a margin, at blocks of 16 pixels.
 
     At the edge of a partial decode the upsampling of chroma lacks its neighbours; the margin keeps that outside.
     """
     corner = tf.maximum(window[:2] - 16, 0) // 16 * 16
     end = tf.minimum((window[:2] + window[2:] + 31) // 16 * 16, shape[:2])
-    part = tf.io.decode_and_crop_jpeg(
-        data, tf.concat([corner, end - corner], 0), channels, dct_method="INTEGER_ACCURATE"
-    )
+    area = tf.concat([corner, end - corner], 0)
+    part = tf.io.decode_and_crop_jpeg(data, area, 3, dct_method="INTEGER_ACCURATE")
     return crop(part, tf.concat([window[:2] - corner, window[2:]], 0))
 
 
-def _by_format(data, channels, jpeg):
-    def other():
-        return tf.numpy_function(lambda raw: _pil_decode(raw, channels), [data], tf.uint8)
-
-    head = tf.strings.substr(data, 0, 8)
-    cases = [(tf.strings.substr(head, 0, 3) == JPEG, jpeg), (head == PNG, lambda: tf.io.decode_png(data, channels))]
-    return tf.ensure_shape(tf.case(cases, default=other), [None, None, channels])
-
-
-def _pil_decode(raw: bytes, channels: int) -> np.ndarray:
+def _pil_decode(raw: bytes) -> np.ndarray:
     from PIL import Image
 
     with Image.open(io.BytesIO(raw)) as image:
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
+        return np.asarray(image.convert("RGB"))
+
+
+def _with_channels(image, channels):
+    image = tf.ensure_shape(image, [None, None, 3])
+    return tf.cast(grey(image), tf.uint8) if channels == 1 else image
+
+
+def grey(image: tf.Tensor) -> tf.Tensor:
+    """PIL's conversion to mode L: uint8 [H, W, 3 or 1] -> int32 [H, W, 1]; grey levels stay as they are."""
+    wide = tf.cast(image, tf.int32)
+    if image.shape[-1] == 1:
+        return wide
+    weighted = tf.reduce_sum(wide * tf.constant([19595, 38470, 7471]), -1, keepdims=True)
+    return tf.bitwise.right_shift(weighted + 0x8000, 16)
 
 
 def crop_window(shape: tf.Tensor, draws: tf.Tensor, scale: tuple, ratio: tuple) -> tf.Tensor:

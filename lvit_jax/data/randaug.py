@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from lvit_jax.data.image import grey
 from lvit_jax.errors import InputError
 
 
@@ -130,12 +131,12 @@ def solarize_add(image, m, sign, fill):
 
 def color(image, m, sign, fill):
     """Away from or towards grey, by 1 + 0.9m or 1 - 0.9m; as contrast, brightness and sharpness."""
-    return _blend(tf.broadcast_to(_grey(image), image.shape), image, m, sign)
+    return _blend(tf.broadcast_to(grey(image), image.shape), image, m, sign)
 
 
 def contrast(image, m, sign, fill):
     """Away from or towards the mean grey level."""
-    mean = tf.floor(tf.reduce_mean(tf.cast(_grey(image), tf.float64)) + 0.5)
+    mean = tf.floor(tf.reduce_mean(tf.cast(grey(image), tf.float64)) + 0.5)
     return _blend(tf.cast(tf.fill(image.shape, mean), tf.int32), image, m, sign)
 
 
@@ -207,15 +208,6 @@ def _look_up(image, table):
     """table int32 [C, 256], one per channel."""
     index = tf.cast(image, tf.int32) + 256 * tf.range(image.shape[-1])
     return tf.cast(tf.gather(tf.reshape(table, [-1]), index), tf.uint8)
-
-
-def _grey(image):
-    """PIL's conversion to mode L, int32 [H, W, 1]."""
-    wide = tf.cast(image, tf.int32)
-    if image.shape[-1] == 1:
-        return wide
-    weighted = tf.reduce_sum(wide * tf.constant([19595, 38470, 7471]), -1, keepdims=True)
-    return tf.bitwise.right_shift(weighted + 0x8000, 16)
 
 
 def _blend(start, image, m, sign):
