@@ -47,10 +47,10 @@ def ours(folder, pixels, noise):
     return float(value), np.asarray(prediction), gradients, arch
 
 
-def train(model, steps=8):
+def train(model, steps=8, lr=3e-3):
     """A few steps of AdamW, so that no tensor is at its initial value."""
     pixels, noise = batch(model)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
     for _ in range(steps):
         optimizer.zero_grad()
         model(pixels, noise=noise).loss.backward()
@@ -116,7 +116,8 @@ def test_random_base_mae_of_few_blocks(tmp_path):
 @pytest.mark.parametrize("base", [False, True])
 def test_full_size_mae(base, tmp_path):
     there_and_back(mae_model(base=base, size=224, depth=12), tmp_path)
-    model = train(mae_model(base=base, size=224, depth=12), steps=4)
+    # 3e-3 breaks Base within these steps: attention saturates, and its gradients (1e-10) are rounding errors.
+    model = train(mae_model(base=base, size=224, depth=12), steps=4, lr=1e-4 if base else 3e-3)
     (tmp_path / "trained").mkdir()
     there_and_back(model, tmp_path / "trained")
 
