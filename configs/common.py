@@ -147,8 +147,8 @@ def finetune() -> ConfigDict:
     )
     config.train.update({"epochs": 300.0, "batch_size": 1024})
     config.init.fresh = ("head/.*", "encoder/pos_embed")
-    # What pre-training leaves behind: decoder, adapters, the final norm, D²'s 13th block, a classifier's head.
-    config.init.dropped = ("decoder/.*", "adapters/.*", "head/.*", "encoder/norm/.*", "encoder/block_12/.*")
+    # What pre-training leaves behind: decoder, adapters, the final norm (fine-tuning has its own), another head.
+    config.init.dropped = ("decoder/.*", "adapters/.*", "head/.*", "encoder/norm/.*")
     return config
 
 

@@ -28,7 +28,7 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
     """
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
-    depth = sum(name.startswith("block_") and "mlp" in block for name, block in encoder.items())
+    depth = sum(name.startswith("block_") for name in encoder)
     if decoder and "decoder" not in params:
         raise InputError(f"there is no decoder in this {objective.get('name', 'backbone')}")
     if decoder:

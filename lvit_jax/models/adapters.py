@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lvit_jax.models.layers import Block
+from lvit_jax.models.vit import ViT
+
 
 class Adapter(nn.Module):
     """A Linear without bias along one axis: the 1x1 convolution across heads of D-MAE, or a projection of widths."""
@@ -37,3 +40,11 @@ class Adapters(nn.Module):
     def __call__(self, views: Sequence[jax.Array]) -> list[jax.Array]:
         """Student views in the order of the pairs -> views of the teacher's shape."""
         return [Adapter(self.features, self.axis, name=f"pair_{j}")(view) for j, view in enumerate(views)]
+
+
+def qkv_probe(encoder: ViT) -> Block:
+    """Block 13 of D²-MAE: the norm1 and qkv of one more block, of which only the attention logits are used.
+
+    An adapter and not a part of the encoder, which so keeps its nominal depth for everything that comes after.
+    """
+    return Block(encoder.heads, 0.0, jnp.dtype(encoder.dtype), partial=True)

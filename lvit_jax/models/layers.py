@@ -106,7 +106,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens; `partial` keeps only the qkv projection (block 13 of D²-MAE)."""
+    """Multi-head self-attention over all tokens; `partial` keeps only the qkv projection."""
 
     heads: int
     dtype: jnp.dtype
@@ -151,7 +151,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block. `partial`: only norm1 and attn/qkv exist; the stream passes unchanged."""
+    """A pre-norm transformer block. `partial`: only norm1 and attn/qkv exist (`adapters.qkv_probe`)."""
 
     heads: int
     drop_path: float

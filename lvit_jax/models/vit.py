@@ -28,7 +28,6 @@ class ViT(nn.Module):
     remat: bool = False  # recompute each block in the backward pass: less memory, about a third more compute
     dtype: str = "bfloat16"  # of the computation; parameters are float32
     final_norm: bool = True  # part of the encoder in pre-training and in teachers; classifiers norm in their head
-    partial_last: bool = False  # the last block has only norm1 and attn/qkv: block 13 of D²-MAE
 
     def setup(self):
         dtype = jnp.dtype(self.dtype)
@@ -37,7 +36,7 @@ class ViT(nn.Module):
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         rates = np.linspace(0.0, self.drop_path, self.depth).tolist()
         for i, rate in enumerate(rates):  # attributes, so that the names are block_0, block_1, ...
-            setattr(self, f"block_{i}", block(self.heads, rate, dtype, self.partial_last and i == self.depth - 1))
+            setattr(self, f"block_{i}", block(self.heads, rate, dtype))
         if self.final_norm:
             self.norm = LayerNorm(dtype)
 

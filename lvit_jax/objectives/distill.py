@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from lvit_jax.errors import InputError, unknown
-from lvit_jax.models.adapters import Adapters
+from lvit_jax.models.adapters import Adapters, qkv_probe
 from lvit_jax.models.features import Features, attention_logits
+from lvit_jax.models.layers import Block
 from lvit_jax.models.mim import MaskedAutoencoder, masked_autoencoder
 from lvit_jax.models.vit import ViT
 from lvit_jax.objectives.losses import mse
@@ -68,7 +69,7 @@ def make_d2(
 ) -> Objective:
     """D²-MAE: reconstruction from LN(x₈); the attention of an extra, partial last block against the teacher's.
 
-    The given encoder gets one more block, of which only norm1 and attn/qkv exist. Nothing is detached: the first
+    The extra block is only norm1 and attn/qkv (params["adapters"]["probe"]). Nothing is detached: the first
     `decode_from` blocks get both gradients, the later ones only distillation, norm and decoder only reconstruction.
 
     Args: as `make_distill`; `decode_from` and `teacher_layer` count blocks from 1; `target` is "logits" or
@@ -79,11 +80,11 @@ def make_d2(
     """
     if target not in TARGETS[:2]:
         raise unknown("target of d2", target, TARGETS[:2])
-    student = encoder.clone(depth=encoder.depth + 1, partial_last=True)
     if not 1 <= decode_from <= encoder.depth:
         raise InputError(f"decode_from={decode_from}: the encoder has blocks 1 to {encoder.depth}")
-    model = masked_autoencoder(student, decoder, mask_ratio, decode_from)
-    return _distillation(model, teacher, norm_pix, ((student.depth, teacher_layer),), target, alpha, True)
+    model = masked_autoencoder(encoder, decoder, mask_ratio, decode_from)
+    pairs = ((encoder.depth + 1, teacher_layer),)
+    return _distillation(model, teacher, norm_pix, pairs, target, alpha, True, qkv_probe(encoder))
 
 
 def _distillation(
@@ -94,9 +95,11 @@ def _distillation(
     target: str,
     alpha: float,
     adapter: bool,
+    probe: Block | None = None,
 ) -> Objective:
+    """`probe`: one more, partial block after the encoder's last, whose layer number is depth + 1."""
     teacher = teacher.clone(final_norm=True)
-    _check(model.encoder, teacher, pairs, target, adapter)
+    _check(model.encoder, teacher, pairs, target, adapter, probe is not None)
     hidden = target == "hidden"
     adapters = Adapters(teacher.width if hidden else teacher.heads, axis=-1 if hidden else 2)
 
@@ -106,13 +109,20 @@ def _distillation(
         if adapter:
             shape = (1, 1, model.encoder.width) if hidden else (1, 1, model.encoder.heads, 1, 1)
             params["adapters"] = adapters.init(adapter_rng, [jnp.zeros(shape)] * len(pairs))["params"]
+        if probe:
+            stream = jnp.zeros((1, 1, model.encoder.width))
+            params["adapters"]["probe"] = probe.init(jax.random.fold_in(adapter_rng, 1), stream, False)["params"]
         return Variables(params, {"teacher": teacher.init(teacher_rng, batch["image"][:1])["params"]})
 
     def loss(params: Tree, state: TrainState, batch: Batch, rng: jax.Array):
         out = forward(model, params, batch["image"], rng)
         reconstruction = reconstruction_loss(model, out, batch["image"], norm_pix)
         seen = teacher.apply({"params": state.frozen["teacher"]}, batch["image"], out.keep)
-        ours = [view(out.features, student_layer, target) for student_layer, _ in pairs]
+        features = out.features
+        if probe:
+            extra = probe.apply({"params": params["adapters"]["probe"]}, features.blocks[-1].x, False)
+            features = features.replace(blocks=(*features.blocks, extra))
+        ours = [view(features, student_layer, target) for student_layer, _ in pairs]
         ours = adapters.apply({"params": params["adapters"]}, ours) if adapter else ours
         theirs = [jax.lax.stop_gradient(view(seen, teacher_layer, target)) for _, teacher_layer in pairs]
         distill = sum(mse(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -131,15 +141,18 @@ def view(features: Features, layer: int, target: str) -> jax.Array:
     return logits if target == "logits" else jax.nn.softmax(logits, axis=-1)
 
 
-def _check(student: ViT, teacher: ViT, pairs: tuple[tuple[int, int], ...], target: str, adapter: bool) -> None:
+def _check(
+    student: ViT, teacher: ViT, pairs: tuple[tuple[int, int], ...], target: str, adapter: bool, probe: bool
+) -> None:
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
     if not pairs:
         raise InputError("distillation needs at least one pair (student layer, teacher layer)")
     for layers in pairs:
-        for who, model, layer in zip(("student", "teacher"), (student, teacher), layers, strict=True):
-            if not 1 <= layer <= model.depth:
-                raise InputError(f"no {who} layer {layer}: it has layers 1 to {model.depth}")
+        depths = (student.depth + probe, teacher.depth)
+        for who, depth, layer in zip(("student", "teacher"), depths, layers, strict=True):
+            if not 1 <= layer <= depth:
+                raise InputError(f"no {who} layer {layer}: it has layers 1 to {depth}")
     for name in ("patch_size", "channels"):
         if getattr(student, name) != getattr(teacher, name):
             raise InputError(

@@ -48,11 +48,11 @@ def mae_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def d2_run(tmp_path_factory, mae_run):
-    """Four whole blocks and a partial fifth; the decoder reads block 2; the teacher is the run above."""
+    """Four blocks and the probe behind them; the decoder reads block 2; the teacher is the run above."""
     params = random_params(SMALL._replace(depth=5, decoder=DECODER))
-    last = params["encoder"]["block_4"]
-    params["encoder"]["block_4"] = {"norm1": last["norm1"], "attn": {"qkv": last["attn"]["qkv"]}}
-    params["adapters"] = {"pair_0": {"kernel": np.ones((3, 3), np.float32)}}
+    last = params["encoder"].pop("block_4")
+    probe = {"norm1": last["norm1"], "attn": {"qkv": last["attn"]["qkv"]}}
+    params["adapters"] = {"pair_0": {"kernel": np.ones((3, 3), np.float32)}, "probe": probe}
     objective = {"name": "d2", "decoder": {k: DECODER[k] for k in ("width", "depth", "heads")}, "decode_from": 2}
     return workdir(tmp_path_factory.mktemp("runs") / "d2", params, objective, init={"teacher": str(mae_run)})
 
