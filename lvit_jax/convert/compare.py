@@ -37,7 +37,7 @@ def outputs(params: Mapping[str, Any], arch: Arch, images: np.ndarray, noise: np
         if arch.pool:
             made = classifier(encoder, arch.classes, arch.pool).apply({"params": params}, images)
         elif arch.decoder:
-            model = masked_autoencoder(encoder, _decoder(arch), MASK_RATIO)
+            model = masked_autoencoder(encoder, arch.decoder, MASK_RATIO)
             made = model.apply({"params": params}, images, noise).prediction
         else:
             made = encoder.apply({"params": params["encoder"]}, images).tokens
@@ -53,12 +53,9 @@ def encoder_of(arch: Arch) -> ViT:
         patch_size=arch.patch_size,
         channels=arch.channels,
         positions=arch.positions,
+        norm_eps=arch.norm_eps,
         dtype="float32",
     )
-
-
-def _decoder(arch: Arch) -> dict[str, Any]:
-    return {key: arch.decoder[key] for key in ("width", "depth", "heads")}
 
 
 def library_outputs(

@@ -47,4 +47,4 @@ def qkv_probe(encoder: ViT) -> Block:
 
     An adapter and not a part of the encoder, which so keeps its nominal depth for everything that comes after.
     """
-    return Block(encoder.heads, 0.0, jnp.dtype(encoder.dtype), partial=True)
+    return Block(encoder.heads, 0.0, jnp.dtype(encoder.dtype), partial=True, norm_eps=encoder.norm_eps)

@@ -17,6 +17,7 @@ class Head(nn.Module):
     classes: int
     pool: str = "mean"  # over the patches, CLS excluded; or "cls"
     std: float = 0.02  # MAE-Lite; MAE starts its head at 2e-5
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -25,7 +26,7 @@ class Head(nn.Module):
         pooled = tokens[:, 1:].mean(axis=1) if self.pool == "mean" else tokens[:, 0]
         # timm's trunc_normal_ cuts at ±2 absolute, a hundred deviations away: a plain normal.
         fc = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.std), name="fc")
-        return fc(LayerNorm(jnp.float32, name="norm")(pooled))
+        return fc(LayerNorm(jnp.float32, self.norm_eps, name="norm")(pooled))
 
 
 class Classifier(nn.Module):
@@ -47,4 +48,4 @@ def classifier(encoder: ViT, classes: int, pool: str = "mean", head_std: float =
     """
     if pool not in POOLS:
         raise unknown("pool", pool, POOLS)
-    return Classifier(encoder.clone(final_norm=False), Head(classes, pool, head_std))
+    return Classifier(encoder.clone(final_norm=False), Head(classes, pool, head_std, encoder.norm_eps))

@@ -59,16 +59,17 @@ class Linear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """LN with ε 1e-6: computed in float32, returned in `dtype`."""
+    """LN, computed in float32, returned in `dtype`; its ε is MAE's where nothing else is said."""
 
     dtype: jnp.dtype
+    eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[...,D] -> [...,D]."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return layer_norm(x.reshape(-1, x.shape[-1]), scale, bias).reshape(x.shape).astype(self.dtype)
+        return layer_norm(x.reshape(-1, x.shape[-1]), scale, bias, self.eps).reshape(x.shape).astype(self.dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -157,16 +158,17 @@ class Block(nn.Module):
     drop_path: float
     dtype: jnp.dtype
     partial: bool = False
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> BlockOut:
         """[B,N,D] -> BlockOut."""
-        normed = LayerNorm(self.dtype, name="norm1")(x)
+        normed = LayerNorm(self.dtype, self.norm_eps, name="norm1")(x)
         out = Attention(self.heads, self.dtype, self.partial, name="attn")(x, normed)
         if self.partial:
             return out
         x = _add(x, DropPath(self.drop_path)(out.attn, train))
-        mlp = Mlp(self.dtype, name="mlp")(LayerNorm(self.dtype, name="norm2")(x))
+        mlp = Mlp(self.dtype, name="mlp")(LayerNorm(self.dtype, self.norm_eps, name="norm2")(x))
         return out.replace(x=_add(x, DropPath(self.drop_path)(mlp, train)), mlp=mlp)
 
 

@@ -12,7 +12,7 @@ from lvit_jax.models import DECODERS
 from lvit_jax.models.features import Features
 from lvit_jax.models.layers import Block, LayerNorm, Linear, grid_of, patchify, take, unpatchify
 from lvit_jax.models.positions import sincos_2d
-from lvit_jax.models.vit import ViT
+from lvit_jax.models.vit import POSITIONS, ViT
 
 __all__ = ["Decoder", "MaskedAutoencoder", "MimOut", "masked_autoencoder", "patchify", "random_masking", "unpatchify"]
 
@@ -52,6 +52,8 @@ class Decoder(nn.Module):
     patch_size: int
     channels: int
     dtype: str
+    positions: str = "sincos"  # "learned": a parameter, as some transformers folders need
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, latent: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -63,10 +65,13 @@ class Decoder(nn.Module):
         places = take(x[:, 1:], jnp.minimum(restore, kept - 1))
         patches = jnp.where((restore < kept)[:, :, None], places, mask_token)
         x = jnp.concatenate([x[:, :1], patches], axis=1)
-        x = (x + sincos_2d(self.width, grid)).astype(dtype)
+        table = sincos_2d(self.width, grid)
+        if self.positions == "learned":
+            table = self.param("pos_embed", lambda _: jnp.asarray(table)[None])
+        x = (x + table).astype(dtype)
         for i in range(self.depth):
-            x = Block(self.heads, 0.0, dtype, name=f"block_{i}")(x, False).x
-        x = LayerNorm(dtype, name="norm")(x)[:, 1:]
+            x = Block(self.heads, 0.0, dtype, norm_eps=self.norm_eps, name=f"block_{i}")(x, False).x
+        x = LayerNorm(dtype, self.norm_eps, name="norm")(x)[:, 1:]
         return Linear(self.patch_size**2 * self.channels, dtype, name="head")(x).astype(jnp.float32)
 
 
@@ -101,7 +106,7 @@ class MaskedAutoencoder(nn.Module):
 def masked_autoencoder(
     encoder: ViT, decoder: str | Mapping[str, int], mask_ratio: float, decode_from: int | None = None
 ) -> MaskedAutoencoder:
-    """An encoder with a decoder from `models.DECODERS`, or of given width, depth and heads.
+    """An encoder with a decoder from `models.DECODERS`, or of given width, depth, heads (and positions).
 
     Raises:
       InputError: an unknown decoder, other keys than those three, a mask ratio outside (0, 1), or a block to decode
@@ -111,11 +116,14 @@ def masked_autoencoder(
         if decoder not in DECODERS:
             raise unknown("decoder", decoder, DECODERS)
         decoder = DECODERS[decoder]
-    if set(decoder) != {"width", "depth", "heads"}:
-        raise InputError(f"a decoder is a name or width, depth and heads, not {sorted(decoder)}")
+    if set(decoder) - {"positions"} != {"width", "depth", "heads"}:
+        raise InputError(f"a decoder is a name or width, depth and heads (and positions), not {sorted(decoder)}")
+    if decoder.get("positions", "sincos") not in POSITIONS:
+        raise unknown("positions", decoder["positions"], POSITIONS)
     if not 0 < mask_ratio < 1:
         raise InputError(f"mask_ratio={mask_ratio} is outside (0, 1)")
     if decode_from is not None and not 1 <= decode_from <= encoder.depth:
         raise InputError(f"decode_from={decode_from}: the encoder has blocks 1 to {encoder.depth}")
-    decoder = Decoder(**decoder, patch_size=encoder.patch_size, channels=encoder.channels, dtype=encoder.dtype)
+    like = {key: getattr(encoder, key) for key in ("patch_size", "channels", "dtype", "norm_eps")}
+    decoder = Decoder(**decoder, **like)
     return MaskedAutoencoder(encoder.clone(final_norm=True), decoder, mask_ratio, decode_from)

@@ -6,6 +6,7 @@ then takes two to three times as long. On TPU both forms cost the same.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,20 +33,21 @@ def _linear_bwd(saved, g):
 linear.defvjp(_linear_fwd, _linear_bwd)
 
 
-@jax.custom_vjp
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """LN of x [M,D] over D, ε 1e-6: float32. The variance takes two passes, as PyTorch's (E[x²]-E[x]² loses digits)."""
-    return _layer_norm_fwd(x, scale, bias)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """LN of x [M,D] over D: float32. The variance takes two passes, as PyTorch's (E[x²]-E[x]² loses digits)."""
+    return _layer_norm_fwd(x, scale, bias, eps)[0]
 
 
-def _layer_norm_fwd(x, scale, bias):
+def _layer_norm_fwd(x, scale, bias, eps):
     wide = x.astype(jnp.float32)
     mean = wide.mean(axis=-1, keepdims=True)
-    inverse = lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + 1e-6)
+    inverse = lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + eps)
     return (wide - mean) * inverse * scale + bias, (x, mean, inverse, scale)
 
 
-def _layer_norm_bwd(saved, g):
+def _layer_norm_bwd(eps, saved, g):
+    del eps  # in `inverse`
     x, mean, inverse, scale = saved
     normed = (x.astype(jnp.float32) - mean) * inverse
     h = g * scale

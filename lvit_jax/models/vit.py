@@ -28,6 +28,7 @@ class ViT(nn.Module):
     remat: bool = False  # recompute each block in the backward pass: less memory, about a third more compute
     dtype: str = "bfloat16"  # of the computation; parameters are float32
     final_norm: bool = True  # part of the encoder in pre-training and in teachers; classifiers norm in their head
+    norm_eps: float = 1e-6  # of every LayerNorm; transformers folders state others
 
     def setup(self):
         dtype = jnp.dtype(self.dtype)
@@ -36,9 +37,9 @@ class ViT(nn.Module):
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         rates = np.linspace(0.0, self.drop_path, self.depth).tolist()
         for i, rate in enumerate(rates):  # attributes, so that the names are block_0, block_1, ...
-            setattr(self, f"block_{i}", block(self.heads, rate, dtype))
+            setattr(self, f"block_{i}", block(self.heads, rate, dtype, norm_eps=self.norm_eps))
         if self.final_norm:
-            self.norm = LayerNorm(dtype)
+            self.norm = LayerNorm(dtype, self.norm_eps)
 
     @nn.compact
     def __call__(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> Features:
@@ -82,6 +83,7 @@ def vit(
     drop_path: float = 0.0,
     remat: bool = False,
     dtype: str = "bfloat16",
+    norm_eps: float = 1e-6,
 ) -> ViT:
     """The config's `model` section -> encoder.
 
@@ -93,6 +95,7 @@ def vit(
       drop_path: rate of the last block.
       remat: recompute blocks in the backward pass.
       dtype: of the computation, "bfloat16" or "float32".
+      norm_eps: ε of every LayerNorm; imports from transformers state their own.
 
     Raises:
       InputError: an unknown name, or a width that the heads do not divide.
@@ -118,4 +121,5 @@ def vit(
         drop_path=drop_path,
         remat=remat,
         dtype=dtype,
+        norm_eps=norm_eps,
     )

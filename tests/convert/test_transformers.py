@@ -143,6 +143,16 @@ def test_the_three_spellings_are_one_model(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, read[0], read[2])
 
 
+def test_a_new_model_as_transformers_makes_it(tmp_path):
+    """Its ε is 1e-12 and its positions are zero, in the decoder as well: neither may be taken for MAE's."""
+    model = mae_model(layer_norm_eps=1e-12)
+    model.vit.embeddings.position_embeddings.data.zero_()
+    model.decoder.decoder_pos_embed.data.zero_()
+    there_and_back(model, tmp_path)
+    record = read_record(tmp_path / "ours")["config"]
+    assert record["model"]["norm_eps"] == 1e-12 and record["objective"]["decoder"]["positions"] == "learned"
+
+
 def test_cls_classifier_to_transformers_and_back(tmp_path):
     torch.manual_seed(0)
     names = ["cat", "dog", "eel"]
@@ -153,7 +163,7 @@ def test_cls_classifier_to_transformers_and_back(tmp_path):
         intermediate_size=192,
         image_size=[16, 32],
         patch_size=8,
-        layer_norm_eps=1e-6,
+        layer_norm_eps=1e-12,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
     )
@@ -168,5 +178,5 @@ def test_cls_classifier_to_transformers_and_back(tmp_path):
     pixels = torch.randn(2, 3, 16, 32)
     with torch.no_grad():
         torch.testing.assert_close(back(pixels).logits, model(pixels).logits, atol=1e-6, rtol=0)
-    assert json.loads((tmp_path / "back/config.json").read_text())["layer_norm_eps"] == 1e-6
+    assert json.loads((tmp_path / "back/config.json").read_text())["layer_norm_eps"] == 1e-12
     assert "license: mit" in (tmp_path / "back/README.md").read_text()
