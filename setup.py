@@ -9,7 +9,7 @@ CONFIGS = [
     for p in sorted({f.parent for f in Path("configs").rglob("*.py")})
 ]
 
-TORCH = ["torch>=2.4", "safetensors", "timm>=1.0", "transformers>=4.40", "torchvision"]
+TORCH = ["torch>=2.4", "timm>=1.0", "transformers>=4.40", "torchvision"]
 
 setup(
     name="lvit_jax",
@@ -36,6 +36,7 @@ setup(
         "optax",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow",
+        "safetensors",
         "scikit-learn",
         "tensorboard",
         "tensorflow-cpu; sys_platform != 'darwin'",

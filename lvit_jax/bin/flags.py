@@ -136,7 +136,7 @@ def check(config: ConfigDict) -> ConfigDict:
         raise unknown("objective", config.objective.name, OBJECTIVES)
     if config.model.name not in ENCODERS:
         raise unknown("model size", config.model.name, ENCODERS)
-    if "decoder" in config.objective and config.objective.decoder not in DECODERS:
+    if isinstance(config.objective.get("decoder"), str) and config.objective.decoder not in DECODERS:
         raise unknown("decoder", config.objective.decoder, DECODERS)
     if config.optim.name not in OPTIMIZERS:
         raise unknown("optimizer", config.optim.name, OPTIMIZERS)
