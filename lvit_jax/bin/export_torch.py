@@ -11,7 +11,6 @@ blocks 1 to 12; with its decoder (always for hf, --decoder for mae) it is a mask
 """
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = read_record(args.workdir)
     from lvit_jax.training.checkpoint import load_params  # jax and orbax: seconds
 
-    place = args.workdir if "://" in args.workdir else os.path.abspath(args.workdir)  # orbax wants absolute paths
-    params = load_params(place, ema=args.ema)
+    params = load_params(args.workdir, ema=args.ema)
     decoder = "decoder" in params and (args.to == "hf" or (args.to == "mae" and not decode_from(record)))
     arch = arch_of(record, params, decoder if args.decoder is None else args.decoder)
     figures = _export(args, params, arch, record)

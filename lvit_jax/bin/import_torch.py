@@ -8,7 +8,6 @@ where no config.json states it.
 """
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -80,7 +79,7 @@ def _write(args: argparse.Namespace, made: "Imported") -> None:
     from lvit_jax.training.checkpoint import save_params, tree_hash
     from lvit_jax.training.record import write_record
 
-    out = epath.Path(args.out if "://" in args.out else os.path.abspath(args.out))  # orbax wants absolute paths
+    out = epath.Path(args.out)
     part = out.parent / f"{out.name}.part"
     if part.exists():
         part.rmtree()

@@ -29,7 +29,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, keep: int):
         """Args: keep: how many of the latest checkpoints stay."""
-        self._folder, self._pending = epath.Path(workdir) / "checkpoints", None
+        self._folder, self._pending = folder(workdir), None
         self._saver = ocp.training.Checkpointer(
             self._folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
@@ -64,8 +64,8 @@ def _seal(path: epath.Path) -> None:
         (path / SEAL).write_text(json.dumps(sizes))
 
 
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
+def _files(place: epath.Path) -> Iterator[epath.Path]:
+    for path in place.iterdir():
         yield from _files(path) if path.is_dir() else [path]
 
 
@@ -93,12 +93,18 @@ def _from_items(items: Mapping[str, Tree], state: TrainState) -> TrainState:
     return state.replace(step=rest["step"], params=items["params"], opt_state=opt_state, extra=rest["extra"])
 
 
+def folder(workdir: epath.PathLike) -> epath.Path:
+    """Where the checkpoints of a workdir lie, as an absolute path: orbax wants no other."""
+    path = epath.Path(workdir)
+    return (path if "://" in str(path) else path.absolute()) / "checkpoints"
+
+
 def steps(workdir: epath.PathLike) -> list[int]:
     """The steps of the checkpoints of a workdir, latest first (saves that never finished are not among them)."""
-    folder = epath.Path(workdir) / "checkpoints"
-    if not folder.exists():
+    place = folder(workdir)
+    if not place.exists():
         return []
-    return sorted((int(path.name) for path in folder.iterdir() if path.name.isdigit()), reverse=True)
+    return sorted((int(path.name) for path in place.iterdir() if path.name.isdigit()), reverse=True)
 
 
 def restore(workdir: epath.PathLike, state: TrainState) -> TrainState:
@@ -111,7 +117,7 @@ def restore(workdir: epath.PathLike, state: TrainState) -> TrainState:
     """
     found = steps(workdir)
     for step in found:
-        path = epath.Path(workdir) / "checkpoints" / str(step)
+        path = folder(workdir) / str(step)
         try:
             _check_seal(path)
             _check_shapes(path, state)
@@ -168,7 +174,7 @@ def load_params(workdir: epath.PathLike, ema: bool = True) -> Tree:
     """
     found = steps(workdir)
     for step in found:
-        path = epath.Path(workdir) / "checkpoints" / str(step)
+        path = folder(workdir) / str(step)
         try:
             _check_seal(path)
             saved = _metadata(path)
@@ -182,7 +188,7 @@ def load_params(workdir: epath.PathLike, ema: bool = True) -> Tree:
 
 def save_params(workdir: epath.PathLike, params: Tree) -> None:
     """Writes imported weights as workdir/checkpoints/0, in the layout of a run's, with `params` only."""
-    path = epath.Path(workdir) / "checkpoints" / "0"
+    path = folder(workdir) / "0"
     ocp.save_checkpointables(path, {"params": params})
     _seal(path)
 
