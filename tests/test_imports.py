@@ -24,7 +24,7 @@ MAY = {
 DOORS = {
     "tensorflow": ("data/",),
     "tensorflow_datasets": ("data/",),
-    "torch": ("convert/files.py", "convert/compare.py", "bin/bench_"),
+    "torch": ("convert/files.py", "convert/compare.py", "convert/torchvision.py", "bin/bench_"),
     "orbax": ("training/checkpoint.py",),
     "argparse": ("bin/", "convert/files.py"),  # files.py allows Namespaces in checkpoints
 }

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lvit_jax.convert.torchvision import admit_torchvision
+
 PREFETCH = 2  # batches per worker that PyTorch holds ready
 
 
@@ -106,16 +108,7 @@ class Photos:
 
 
 def _torchvision_transforms():
-    """torchvision.transforms, also beside a PyTorch that its compiled part does not fit: transforms need none of it."""
-    import torch
+    admit_torchvision()
+    from torchvision import transforms
 
-    try:
-        from torchvision import transforms
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        from torchvision import transforms
-
-        transforms.library = library  # the schemas live as long as this object
     return transforms

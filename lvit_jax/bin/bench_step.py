@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lvit_jax.convert.torchvision import admit_torchvision
 from lvit_jax.models import DECODERS, ENCODERS
 
 
@@ -85,6 +86,8 @@ def jax_side(flags: argparse.Namespace, decoder: str) -> Callable[[], None]:
 def torch_side(flags: argparse.Namespace, decoder: str) -> Callable[[], None]:
     """The same model, loss and optimizer in eager PyTorch, on the same number of cores (or the same GPU)."""
     import torch
+
+    admit_torchvision()
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     encoder, small = ENCODERS[flags.model][1], DECODERS[decoder]

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from lvit_jax.convert.arch import Arch
+from lvit_jax.convert.torchvision import admit_torchvision
 from lvit_jax.models.heads import classifier
 from lvit_jax.models.mim import masked_autoencoder
 from lvit_jax.models.vit import ViT
@@ -79,13 +80,11 @@ def library_outputs(
     try:
         import torch
 
+        admit_torchvision()
         pixels, noise = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(noise)
         with torch.no_grad():
             made = (_timm_forward if to == "timm" else _hf_forward)(folder, arch, pixels, noise)
-    except (ImportError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "torchvision" not in str(error):
-            raise
-        # Either is not installed, or imports a torchvision that does not fit this PyTorch.
+    except ImportError:
         return None, f"{name} cannot be imported"
     return made.numpy(), name
 
