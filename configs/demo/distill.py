@@ -4,12 +4,13 @@ lvit train --config=configs/demo/distill.py --workdir=runs/demo_distill
 """
 
 from lvit_jax.configs import common
+from lvit_jax.configs.demo import mae
 
 
 def get_config():
-    config = common.digits(common.base())
-    config.objective = common.distill(decoder="micro", pairs=((4, 6),))
+    config = mae.get_config()
+    config.objective = common.distill(decoder="micro", pairs=((4, 4),))
+    config.objective.update(mae.MASKING)
     config.init.demo_teacher = "configs/demo/teacher.py"
-    config.optim.blr = 4e-3
-    config.train.epochs = 100.0
+    config.train.epochs = 50.0
     return config

@@ -1,15 +1,14 @@
-"""The demo's teacher: MAE on the bundled digits with a ViT twice as wide and half as deep again as the student.
+"""The demo's teacher: MAE on the bundled digits with a ViT half as wide again as the student.
 
 lvit train --config=configs/demo/teacher.py --workdir=runs/demo_teacher
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs.demo import mae
 
 
 def get_config():
-    config = common.digits(common.base())
-    config.model.update({"width": 128, "depth": 6})
-    config.objective = common.mae(decoder="micro")
-    config.optim.blr = 4e-3
-    config.train.epochs = 100.0
+    config = mae.get_config()
+    config.model.width = 96
+    config.optim.blr = 8e-3
+    config.train.epochs = 50.0
     return config

@@ -18,25 +18,26 @@ COLOURS = {"logistic": "#999999", "scratch": "#E69F00", "mae": "#0072B2", "d2": 
 
 def accuracy(table: Mapping[str, Any], rows: Mapping[str, str], labels: Mapping[str, str], path: Path) -> None:
     """One panel per amount of labels, one bar per row: mean, standard deviation, single runs."""
-    figure, panels = plt.subplots(1, len(labels), figsize=(11, 3.2), layout="constrained")
+    figure, panels = plt.subplots(1, len(labels), figsize=(11, 3.2), sharey=True, layout="constrained")
     for panel, (key, title) in zip(panels, labels.items(), strict=True):
         for y, start in enumerate(rows):
             _bar(panel, y, COLOURS[start], table[key][start])
-        worst = min(min(row["seeds"]) for row in table[key].values())
-        panel.set_xlim(max(0, worst - 0.3 * (100 - worst) - 1), 100)
-        panel.set_yticks(range(len(rows)), rows.values())
-        panel.invert_yaxis()
-        panel.set_title(f"{title} (axis does not start at 0)")
-        panel.set_xlabel("top-1 accuracy on validation images, %")
+        least = min(min(row["seeds"]) for row in table[key].values())
+        panel.set_xlim(max(0, least - 0.5 * (100 - least)), 100)
+        panel.set_title(title)
+        panel.set_xlabel("top-1 accuracy, % (the axis does not start at 0)")
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), rows.values())
+    panels[0].invert_yaxis()
     _save(figure, path)
 
 
 def _bar(panel: plt.Axes, y: int, colour: str, row: Mapping[str, Any]) -> None:
-    panel.barh(y, row["mean"], color=colour, xerr=row["sd"], error_kw={"capsize": 4})
+    panel.barh(y, row["mean"], color=colour, height=0.7)
+    panel.errorbar(row["mean"], y, xerr=row["sd"], color="black", capsize=4)
     panel.plot(row["seeds"], [y + 0.2] * len(row["seeds"]), "o", color="black", markersize=3)
-    label = {"color": "white", "weight": "bold", "va": "center", "xycoords": ("axes fraction", "data")}
-    panel.annotate(f"{row['mean']:.1f}", (0.02, y), **label)
+    right = ("axes fraction", "data")  # beside the panel, where no bar or line can cover it
+    panel.annotate(f"{row['mean']:.1f}", (1.02, y), xycoords=right, va="center", weight="bold")
 
 
 def losses(root: Path, path: Path) -> None:
@@ -52,7 +53,7 @@ def losses(root: Path, path: Path) -> None:
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(title)
         panel.set_xlabel("step")
-        panel.set_yscale("log")
+        panel.set_ylim(bottom=0)
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

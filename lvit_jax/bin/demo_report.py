@@ -17,7 +17,8 @@ PAGE = """<!doctype html>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
 table {{ border-collapse: collapse }} td, th {{ padding: .3rem 1rem; border-bottom: 1px solid #ccc; text-align: left }}
-img {{ max-width: 100% }} figure {{ margin: 1.5rem 0 }} figcaption {{ color: #555 }} pre {{ overflow-x: auto }}
+img {{ max-width: 100% }} figcaption {{ color: #555 }} pre {{ overflow-x: auto }}
+figure {{ margin: 1.5rem 0; display: inline-block; vertical-align: top }}
 </style>
 <h1>lvit demo: scanned digits, from pre-training to export</h1>
 <p>{about}</p>
@@ -92,9 +93,9 @@ def page(folder: Path, results: Mapping[str, Any], captions: Mapping[str, str], 
     """The HTML page, with the pictures `folder`/<name>.png of `captions` inside."""
     best, seeds = results["best"], len(results["accuracy"]["100"]["mae"]["seeds"])
     return PAGE.format(
-        about="A teacher is pre-trained by masked image modelling, then a student of half its width: (a) by MAE, "
-        "(b) by D²-MAE with that teacher. The student is fine-tuned from scratch and from both. All pre-training sees "
-        "the training images without labels.",
+        about="A teacher is pre-trained by masked image modelling, then a smaller student: (a) by MAE, (b) by D²-MAE "
+        "with that teacher, on the 1,437 training images without labels. The student is then fine-tuned from scratch "
+        "and from both, by one and the same schedule.",
         examples=360,
         table=_html_table(results),
         note=f"Mean ± standard deviation over {seeds} seeds; with 100 labels, a seed also draws which. One image is "
