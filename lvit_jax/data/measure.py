@@ -33,12 +33,12 @@ def grey_difference(source: Source, image_size: int, resample: str, count: int =
         data, _ = source.load(row)
         draws = draw(tf.stack([tf.zeros([], tf.int64), number]), 0, 23)
         window = ops.crop_window(tf.shape(ops.decode(data, 3)), draws, SCALE, RATIO)
-        pixels = ops.resize(ops.decode_crop(data, 3, draws, SCALE, RATIO), size, "bicubic", resample)
+        pixels = ops.resize(ops.decode_crop(data, 3, draws, SCALE, RATIO, resample), size, "bicubic", resample)
         return data, window, tf.cast(pixels, tf.float32)
 
     differences = []
     for number in range(count):
-        data, window, pixels = ours(source.rows[number % source.size], number)
+        data, window, pixels = ours(tf.constant(source.rows[number % source.size]), tf.constant(number, tf.int64))
         top, left, high, wide = window.numpy().tolist()
         crop = Image.open(io.BytesIO(data.numpy())).convert("RGB").crop((left, top, left + wide, top + high))
         theirs = np.asarray(crop.resize(size[::-1], Image.Resampling.BICUBIC), np.float32)

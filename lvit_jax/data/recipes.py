@@ -104,7 +104,7 @@ def finetune(
             image = ops.pad_crop(image, draw(seed, CROP, 2), pad)
         else:
             draws = draw(seed, CROP, 23)
-            image = ops.decode_crop(data, channels, draws, crop_scale, crop_ratio)
+            image = ops.decode_crop(data, channels, draws, crop_scale, crop_ratio, resample)
             image = _interpolate(image, size, interpolation, resample, draws[22])
         if flip:
             flipped = draw(seed, FLIP, 1)[0] < flip

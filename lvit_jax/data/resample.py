@@ -1,9 +1,9 @@
 """PIL's antialiased resize as two small matrix products per block of output rows and columns.
 
-Each output pixel is a weighted sum of a few input pixels (at scale s, 4s of them for bicubic). Sixteen neighbouring
-outputs share almost all of their inputs, so a pass along one axis is a dense product of [16, R] weights with R input
-lines, for each block of 16 outputs. That takes two thirds of the time of TensorFlow's own antialiased kernel
-(ScaleAndTranslate), and the image never leaves the graph.
+Each output pixel is a weighted sum of a few input pixels (at scale s, 4s of them for bicubic). Neighbouring outputs
+share almost all of their inputs, so a pass along one axis is a dense product of [O, R] weights with R input lines, for
+each block of O outputs. That takes two thirds of the time of TensorFlow's own antialiased kernel (ScaleAndTranslate),
+and the image never leaves the graph.
 """
 
 import math
@@ -11,7 +11,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-BLOCK = 16
+BLOCK = 56  # outputs in a block at most: fewer make too many small products, more too many zeros
 SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 
 
@@ -35,19 +35,20 @@ def resample(
     channels = image.shape[-1]
     shape = tf.shape(image)[:2]
     source, weights = _bands(shape, full, start, size, SUPPORT[method])
-    down, across = (math.ceil(s / BLOCK) for s in size)
+    block = weights.shape[2]
+    down, across = (math.ceil(s / block) for s in size)
     # oneDNN builds a kernel for every new shape of a product, which takes as long as the product itself: so there are
     # only some dozens of shapes, in W here and in R from _bands.
-    padded = _up(shape[1], 32)
+    padded = _up(shape[1], 64)
     image = tf.pad(image, [[0, 0], [0, padded - shape[1]], [0, 0]])
     lines = tf.gather(tf.reshape(image, [shape[0], padded * channels]), source[0, :down])  # [G, R, W*C]
-    # The product comes out transposed, [G, W*C, 16], so that the columns can be gathered as lines in their turn.
+    # The product comes out transposed, [G, W*C, O], so that the columns can be gathered as lines in their turn.
     columns = tf.linalg.matmul(tf.cast(lines, tf.float32), weights[0, :down], transpose_a=True, transpose_b=True)
-    columns = tf.reshape(columns, [down, padded, channels * BLOCK])
-    columns = tf.gather(columns, source[1, :across], axis=1)  # [G, G', R, C*16]
-    blocks = to_uint8(tf.linalg.matmul(weights[1, None, :across], columns))  # [G, G', 16, C*16]
-    blocks = tf.transpose(tf.reshape(blocks, [down, across * BLOCK * channels, BLOCK]), [0, 2, 1])
-    return tf.reshape(blocks, [down * BLOCK, across * BLOCK, channels])[: size[0], : size[1]]
+    columns = tf.reshape(columns, [down, padded, channels * block])
+    columns = tf.gather(columns, source[1, :across], axis=1)  # [G, G', R, C*O]
+    blocks = to_uint8(tf.linalg.matmul(weights[1, None, :across], columns))  # [G, G', O, C*O]
+    blocks = tf.transpose(tf.reshape(blocks, [down, across * block * channels, block]), [0, 2, 1])
+    return tf.reshape(blocks, [down * block, across * block, channels])[: size[0], : size[1]]
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
@@ -62,20 +63,21 @@ def _up(number, multiple):
 
 
 def _bands(shape, full, start, size, support):
-    """For both axes at once: the inputs of each block (int32 [2, G, R]) and their weights (float32 [2, G, 16, R])."""
+    """For both axes at once: the inputs of each block (int32 [2, G, R]) and their weights (float32 [2, G, O, R])."""
     blocks = math.ceil(max(size) / BLOCK)
+    block = math.ceil(max(size) / blocks)
     # Positions behind the window repeat the last one, so that no block reaches further than it needs.
-    wanted = np.minimum(np.arange(blocks * BLOCK)[None], np.array(size)[:, None] - 1)
+    wanted = np.minimum(np.arange(blocks * block)[None], np.array(size)[:, None] - 1)
     scale = tf.cast(shape, tf.float64) / tf.cast(full, tf.float64)
     wide = tf.maximum(scale, 1.0)  # of the kernel: it grows when shrinking, which is the antialiasing
-    centre = (tf.cast(wanted + start[:, None], tf.float64) + 0.5) * scale[:, None]  # [2, G*16]
+    centre = (tf.cast(wanted + start[:, None], tf.float64) + 0.5) * scale[:, None]  # [2, G*O]
     reach = support * wide[:, None]
     low = tf.maximum(tf.cast(centre - reach + 0.5, tf.int32), 0)
     high = tf.minimum(tf.cast(centre + reach + 0.5, tf.int32), shape[:, None])
-    first = tf.reshape(low, [2, blocks, BLOCK])[:, :, :1]
-    span = tf.range(_up(tf.reduce_max(tf.reshape(high, [2, blocks, BLOCK])[:, :, -1:] - first), 8))
+    first = tf.reshape(low, [2, blocks, block])[:, :, :1]
+    span = tf.range(_up(tf.reduce_max(tf.reshape(high, [2, blocks, block])[:, :, -1:] - first), 16))
     source = first + span  # [2, G, R]
-    nearest = (tf.cast(first, tf.float64) + 0.5 - tf.reshape(centre, [2, blocks, BLOCK])) / wide[:, None, None]
+    nearest = (tf.cast(first, tf.float64) + 0.5 - tf.reshape(centre, [2, blocks, block])) / wide[:, None, None]
     step = tf.cast(1 / wide, tf.float32)[:, None, None, None]
     distance = tf.abs(tf.cast(nearest, tf.float32)[..., None] + tf.cast(span, tf.float32) * step)
     inside = (source < shape[:, None, None])[:, :, None]

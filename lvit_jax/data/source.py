@@ -1,19 +1,11 @@
 """What a source of images is, whatever stands behind it: rows that can be read in any order."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-
-# Said here and not left to the environment, because batches are a pure function of (seed, step) and oneDNN's products
-# round differently; resampling takes a third less time with them. Must be set before TensorFlow is imported.
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 import tensorflow as tf
-
-# Images are decoded on the CPU; without this TensorFlow takes all memory of a GPU away from jax.
-tf.config.set_visible_devices([], "GPU")
 
 
 class Source(NamedTuple):
@@ -23,9 +15,7 @@ class Source(NamedTuple):
     split: str
     classes: tuple[str, ...] | None  # None: there are no labels
     rows: np.ndarray  # int64 [N]
-    load: Callable[
-        [tf.Tensor], tuple[tf.Tensor, tf.Tensor]
-    ]  # in a graph: row int64 [] -> file bytes [], label int32 []
+    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # in a graph: row int64 [] -> file bytes, label int32 []
     row_labels: Callable[[], np.ndarray]  # labels of all rows, int32; may scan the files once
     row_name: Callable[[int], str]  # what a message calls a row
     fingerprint: str
