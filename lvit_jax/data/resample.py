@@ -11,7 +11,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-BLOCK = 56  # outputs in a block at most: fewer make too many small products, more too many zeros
+BLOCK = 16  # outputs in a block at most: fewer make too many small products, more too many zeros
 SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 
 
@@ -39,7 +39,7 @@ def resample(
     down, across = (math.ceil(s / block) for s in size)
     # oneDNN builds a kernel for every new shape of a product, which takes as long as the product itself: so there are
     # only some dozens of shapes, in W here and in R from _bands.
-    padded = _up(shape[1], 64)
+    padded = _up(shape[1], 32)
     image = tf.pad(image, [[0, 0], [0, padded - shape[1]], [0, 0]])
     lines = tf.gather(tf.reshape(image, [shape[0], padded * channels]), source[0, :down])  # [G, R, W*C]
     # The product comes out transposed, [G, W*C, O], so that the columns can be gathered as lines in their turn.
@@ -75,7 +75,7 @@ def _bands(shape, full, start, size, support):
     low = tf.maximum(tf.cast(centre - reach + 0.5, tf.int32), 0)
     high = tf.minimum(tf.cast(centre + reach + 0.5, tf.int32), shape[:, None])
     first = tf.reshape(low, [2, blocks, block])[:, :, :1]
-    span = tf.range(_up(tf.reduce_max(tf.reshape(high, [2, blocks, block])[:, :, -1:] - first), 16))
+    span = tf.range(_up(tf.reduce_max(tf.reshape(high, [2, blocks, block])[:, :, -1:] - first), 8))
     source = first + span  # [2, G, R]
     nearest = (tf.cast(first, tf.float64) + 0.5 - tf.reshape(centre, [2, blocks, block])) / wide[:, None, None]
     step = tf.cast(1 / wide, tf.float32)[:, None, None, None]
