@@ -19,6 +19,7 @@ def base() -> ConfigDict:
                 "width": placeholder(int),
                 "depth": placeholder(int),
                 "positions": "sincos",
+                "norm_eps": 1e-6,
                 "drop_path": 0.0,
                 "remat": False,
                 "dtype": "bfloat16",
@@ -63,7 +64,7 @@ def base() -> ConfigDict:
                 "ema": placeholder(float),
             },
             "train": {"epochs": 400.0, "steps": placeholder(int), "batch_size": 4096, "accumulate": 1},
-            "init": {  # build.load_weights
+            "init": {  # build.weights.load_weights
                 "encoder": placeholder(str),  # the workdir of a run or of an import
                 "teacher": placeholder(str),
                 "demo_teacher": placeholder(str),  # a config that trains the teacher where none is given

@@ -50,13 +50,15 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         code = _complain(error, 2)
     except Stopped as error:
         code = _complain(error, 1)
+    except OSError as error:  # a folder that cannot be read or written
+        code = _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 2)
     except KeyboardInterrupt:
         code = 130
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _complain(error: Exception, code: int) -> int:
+def _complain(error: Exception | str, code: int) -> int:
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     return code
 
@@ -64,7 +66,6 @@ def _complain(error: Exception, code: int) -> int:
 def start() -> None:
     """Quiet libraries, our own log lines on stderr, and a compile cache that outlives the process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # our ops do not use it, and it announces itself
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/lvit_jax/xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)

@@ -17,6 +17,33 @@ from lvit_jax.objectives import OBJECTIVES
 from lvit_jax.tree import flatten
 
 OPTIMIZERS = ("adamw", "sgd")
+# Fields of more than one type: a side or (height, width); a name or (means, deviations).
+EITHER = {"model.image_size": (int, tuple), "data.statistics": (str, tuple)}
+# Fields that are no strings and may be None.
+OPTIONAL = {"data.limit", "data.threads", "init.heads_from", "log.profile", "mesh.devices", "model.depth"}
+OPTIONAL |= {"model.heads", "model.width", "objective.classes", "optim.clip", "optim.ema", "train.steps"}
+# What a number must at least be; larger limits depend on data and devices, and are checked there.
+LEAST = {
+    "seed": 0,
+    "model.image_size": 1,
+    "model.patch_size": 1,
+    "model.channels": 1,
+    "model.heads": 1,
+    "model.width": 1,
+    "model.depth": 1,
+    "data.limit": 1,
+    "data.threads": 1,
+    "data.split_seed": 0,
+    "data.limit_seed": 0,
+    "optim.warmup_epochs": 0,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.accumulate": 1,
+    "checkpoint.every_steps": 1,
+    "checkpoint.keep": 1,
+    "log.every_steps": 1,
+    "eval.batch_size": 1,
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,6 +62,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         parsed, rest = self.parse_known_args(args, namespace)
+        for name, value in vars(parsed).items():
+            if value == "":
+                self.error(f"--{name} is empty")
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]
             self.error(f"unknown flag {rest[0]!r}{nearest(rest[0].split('=')[0], flags)}")
@@ -53,7 +83,7 @@ def parse_with_config(parser: Parser, argv: Sequence[str] | None) -> tuple[argpa
         config = load_config(path.parse_known_args([arg for arg in plain if arg not in ("-h", "--help")])[0].config)
         parser.epilog = "fields of this config:\n" + describe(override(config, overrides))
     flags = parser.parse_args(plain)
-    if flags.config is None:
+    if not flags.config:
         parser.error("--config=FILE is needed")
     return flags, check(override(load_config(flags.config), overrides))
 
@@ -75,12 +105,16 @@ def load_config(name: str) -> ConfigDict:
     """Runs `get_config()` of a config file; a misspelt key or a wrong type in the file is one line."""
     path = config_path(name)
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
     try:
+        if spec is None:
+            raise TypeError("a config is a Python file with a function get_config()")
+        module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = module.get_config()
-    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config() returns {type(config).__name__}, not a ConfigDict")
+    except Exception as error:  # whatever a user's file may raise
+        raise InputError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return config.lock()
 
 
@@ -90,6 +124,8 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
             raise InputError(f"{text!r} has no value; write --config.{key}=VALUE")
+        if not value:
+            raise InputError(f"{text!r} is empty; write --config.{key}=None to unset it")
         *sections, last = key.split(".")
         node = config
         for section in sections:
@@ -100,28 +136,25 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         if isinstance(node[last], ConfigDict):
             raise InputError(f"config key {key!r} is a section; it has: {', '.join(node[last])}")
         with node.ignore_type():
-            node[last] = read_value(key, value, node[last], node.get_type(last))
+            node[last] = read_value(key, value, node.get_type(last))
     return config
 
 
-def read_value(key: str, text: str, now: Any, kind: type) -> Any:
-    """`text` as the type of the field: a number, a truth value, a tuple, a string, or None where None stands now."""
-    if text == "None" and (kind is str or now is None):  # no path and no name is called None
+def read_value(key: str, text: str, kind: type) -> Any:
+    """`text` as the type of the field: a number, a truth value, a tuple, a string; None unsets any field."""
+    if text == "None" and (kind is str or key in OPTIONAL):  # no path and no name is called None
         return None
-    if kind is str:
+    if kind is str and key not in EITHER:
         return text
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
         value = text
-    if kind is type(None):
+    value = tuple(value) if type(value) is list else value
+    value = float(value) if kind is float and type(value) is int else value
+    if type(value) is kind or type(value) in EITHER.get(key, ()):
         return value
-    if kind is float and type(value) is int:
-        return float(value)
-    sizes = (int, tuple)  # an image size is a number or (height, width)
-    if type(value) is kind or (kind in sizes and type(value) in sizes) or (kind is tuple and type(value) is list):
-        return tuple(value) if type(value) is list else value
-    raise InputError(f"config key {key!r} wants {kind.__name__}, such as {now!r}; got {text!r}")
+    raise InputError(f"config key {key!r} wants {kind.__name__}; got {text!r}")
 
 
 def describe(config: ConfigDict) -> str:
@@ -131,7 +164,10 @@ def describe(config: ConfigDict) -> str:
 
 
 def check(config: ConfigDict) -> ConfigDict:
-    """Names that need no jax to be found wrong: objective, encoder, decoder, optimizer."""
+    """What needs no jax to be found wrong: names of objective, encoder, decoder, optimizer; numbers too small."""
+    for section in ("objective", "model"):
+        if "name" not in config.get(section, ()):
+            raise InputError(f"the config has no {section}.name")
     if config.objective.name not in OBJECTIVES:
         raise unknown("objective", config.objective.name, OBJECTIVES)
     if config.model.name not in ENCODERS:
@@ -140,4 +176,12 @@ def check(config: ConfigDict) -> ConfigDict:
         raise unknown("decoder", config.objective.decoder, DECODERS)
     if config.optim.name not in OPTIMIZERS:
         raise unknown("optimizer", config.optim.name, OPTIMIZERS)
+    fields = {name.replace("/", "."): value for name, value in flatten(config.to_dict()).items()}
+    for key, least in LEAST.items():
+        values = fields.get(key)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None and value < least:
+                raise InputError(f"config key {key!r} is {value}; the least is {least}")
+    if config.eval.every_epochs <= 0 or config.train.epochs <= 0:
+        raise InputError("config keys 'eval.every_epochs' and 'train.epochs' must be above 0")
     return config

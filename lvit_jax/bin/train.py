@@ -7,7 +7,6 @@ A workdir holds config.json, checkpoints/, metrics/ (JSON lines), figures/ and t
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -27,15 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(config: ConfigDict, workdir: str) -> None:
     """Trains one config in one workdir; a demo config without a teacher trains its demo teacher first."""
-    from lvit_jax.build.run import build_run
+    from etils import epath
+
+    from lvit_jax.build.run import build_run, check_before_teacher
     from lvit_jax.training.loop import fit
     from lvit_jax.training.record import write_record
 
     if config.objective.name in NEEDS_TEACHER and not config.init.teacher and config.init.demo_teacher:
-        teacher = str(Path(workdir) / "teacher")
-        print(f"no teacher given: {config.init.demo_teacher} in {teacher}", file=sys.stderr)
-        train(flags.check(flags.load_config(config.init.demo_teacher)), teacher)
-        config.init.teacher = teacher
+        config.init.teacher = str(epath.Path(workdir) / "teacher")
+        teacher = flags.check(flags.load_config(config.init.demo_teacher))
+        check_before_teacher(config.to_dict(), teacher.to_dict(), workdir)
+        print(f"no teacher given: {config.init.demo_teacher} in {config.init.teacher}", file=sys.stderr)
+        train(teacher, config.init.teacher)
     run, record = build_run(config.to_dict(), workdir)
     write_record(workdir, record)
     fit(run)

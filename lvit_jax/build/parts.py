@@ -45,14 +45,23 @@ def example(config: Config) -> Batch:
     return {"image": jnp.zeros((1, *image_shape(config["model"]))), "label": jnp.zeros((1,), jnp.int32)}
 
 
-def make_objective(config: Config, classes: tuple[str, ...] | None) -> Objective:
-    """The config's `objective` section -> Objective, with its teacher's architecture where it takes one."""
+def make_objective(config: Config, classes: tuple[str, ...] | None, teacher: Config | None = None) -> Objective:
+    """The config's `objective` section -> Objective, with its teacher's architecture where it takes one.
+
+    Args:
+      classes: names of the data's classes, None without labels.
+      teacher: the `model` section of a teacher that is yet to be trained; None: that of init.teacher's record.
+    """
     section = config["objective"]
     module, function = OBJECTIVES[section["name"]].split(":")
     make = getattr(importlib.import_module(module), function)
     computed: dict[str, Any] = {"encoder": encoder(config["model"])}
     if section["name"] in NEEDS_TEACHER:
-        computed["teacher"] = encoder(read_record(need_teacher(config))["config"]["model"])
+        teacher = teacher or read_record(need_teacher(config))["config"]["model"]
+        # Its logits are compared with the student's, so it computes in the student's type.
+        computed["teacher"] = encoder({**teacher, "dtype": config["model"]["dtype"], "remat": False})
+    elif config["init"]["teacher"]:
+        raise InputError(f"objective {section['name']!r} takes no teacher; unset init.teacher")
     if "classes" in section:
         computed["classes"] = count_classes(section["classes"], classes)
     return call(make, "objective", section, **computed)

@@ -12,7 +12,9 @@ from lvit_jax.build.data import load_data, make_batches, make_evals
 from lvit_jax.build.parts import Config, call, encoder, example, make_objective, shapes
 from lvit_jax.build.weights import load_weights
 from lvit_jax.data.sources import Data
+from lvit_jax.errors import InputError
 from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.checkpoint import steps as saved_steps
 from lvit_jax.training.loop import Run
 from lvit_jax.training.optim import Schedule, make_tx
 from lvit_jax.training.record import compare_configs, read_record
@@ -29,17 +31,14 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
       InputError: for everything that can be wrong before the first compile: names, shapes, data, devices, weights,
         a workdir that holds another run.
     """
-    size, accumulate = config["train"]["batch_size"], config["train"]["accumulate"]
-    mesh = mesh_lib.make_mesh(config["mesh"]["devices"])
-    mesh_lib.check_batch(size, mesh, accumulate)
-    mesh_lib.check_batch(config["eval"]["batch_size"], mesh)
-    data = load_data(config)
+    mesh, data, old = check_start(config, workdir)
     objective = make_objective(config, data.train.classes)
     abstract = shapes(objective, config)
-    weights = load_weights(config, abstract)
-    record = make_record(config, data, weights.hashes)
-    check_workdir(workdir, record)
     tx, schedule, steps = make_optimizer(config, abstract.params, data.train.size)
+    weights = load_weights(config, abstract, data.record, old["hashes"] if old else {})
+    record = make_record(config, data, weights.hashes, steps)
+    if old:
+        check_same(old, record)
 
     def init() -> TrainState:
         start = make_init(objective, tx)
@@ -57,8 +56,8 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
         workdir=workdir,
         steps=steps,
         seed=config["seed"],
-        batch_size=size,
-        accumulate=accumulate,
+        batch_size=config["train"]["batch_size"],
+        accumulate=config["train"]["accumulate"],
         save_every=config["checkpoint"]["every_steps"],
         keep=config["checkpoint"]["keep"],
         log_every=config["log"]["every_steps"],
@@ -81,22 +80,49 @@ def make_optimizer(config: Config, params: Tree, examples: int) -> tuple[optax.G
     return *call(make_tx, "optim", config["optim"], **computed), steps
 
 
-def check_workdir(workdir: epath.PathLike, record: Config) -> None:
-    """A workdir is empty, or holds this very run."""
-    if not (epath.Path(workdir) / "config.json").exists():
-        return
-    old = read_record(workdir)
-    hashes = [{**r["hashes"], "data": r["data"]["fingerprint"]} for r in (old, record)]
-    for line in compare_configs(old["config"], record["config"], old_hashes=hashes[0], new_hashes=hashes[1]):
+def check_start(config: Config, workdir: epath.PathLike) -> tuple[jax.sharding.Mesh, Data, Config | None]:
+    """What is checked before any weights are read: the workdir, the devices, the data.
+
+    Returns:
+      the mesh, the data, and the record of the run that the workdir holds already, or None.
+    """
+    path = epath.Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--workdir={workdir} is a file; name a folder")
+    old = read_record(path) if (path / "config.json").exists() else None
+    if old and old["kind"] != "run":
+        raise InputError(f"--workdir={workdir} holds imported weights; name another folder for this run")
+    if not old and saved_steps(path):
+        raise InputError(f"--workdir={workdir} holds checkpoints but no config.json; name another folder")
+    mesh = mesh_lib.make_mesh(config["mesh"]["devices"])
+    mesh_lib.check_batch(config["train"]["batch_size"], mesh, config["train"]["accumulate"])
+    mesh_lib.check_batch(config["eval"]["batch_size"], mesh)
+    return mesh, load_data(config), old
+
+
+def check_before_teacher(config: Config, teacher: Config, workdir: epath.PathLike) -> None:
+    """All that can be wrong with a run whose teacher is yet to be trained with the config `teacher`."""
+    _, data, old = check_start(config, workdir)
+    abstract = shapes(make_objective(config, data.train.classes, teacher["model"]), config)
+    steps = make_optimizer(config, abstract.params, data.train.size)[2]
+    if old:
+        check_same(old, make_record(config, data, {}, steps))
+
+
+def check_same(old: Config, new: Config) -> None:
+    """A workdir holds this very run; what differs without changing the mathematics is logged."""
+    hashes = [{**record["hashes"], "data": record["data"]["fingerprint"]} for record in (old, new)]
+    for line in compare_configs(old["config"], new["config"], old_hashes=hashes[0], new_hashes=hashes[1]):
         log.info("resuming with another %s", line)
 
 
-def make_record(config: Config, data: Data, hashes: dict[str, str]) -> dict[str, Any]:
+def make_record(config: Config, data: Data, hashes: dict[str, str], steps: int) -> dict[str, Any]:
     """config.json of a run."""
     return {
         "kind": "run",
         "config": config,
         "data": {**data.record, "held_out": data.held_out},
         "hashes": hashes,
+        "steps": steps,
         "versions": {name: version(name) for name in ("lvit_jax", "jax", "flax", "optax", "orbax-checkpoint")},
     }

@@ -48,10 +48,12 @@ def load_trained(workdir: epath.PathLike, ema: bool = True) -> Trained:
     if name != "classify":
         raise InputError(f"{workdir} holds a {name!r}, not a classifier; fine-tune it first")
     params = load_params(workdir, ema)
-    # An imported head may come without names; its classes are then called by their numbers.
-    names = record["data"]["classes"] or [str(i) for i in range(params["head"]["fc"]["bias"].shape[0])]
+    # An imported head may come without names, or a head may be larger than the data: numbers name the rest.
+    names = record["data"]["classes"] or []
+    names = [*names, *map(str, range(len(names), params["head"]["fc"]["bias"].shape[0]))]
     objective = make_objective(config, tuple(names))
     state = TrainState(step=jnp.zeros((), jnp.int32), params={}, opt_state=(), frozen={}, extra={})
+    params = jax.device_put(params, mesh_lib.replicated(mesh_lib.make_mesh()))  # once, not with every batch
     return Trained(config, record["data"], tuple(names), objective, params, state)
 
 
@@ -78,7 +80,10 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
     if source is None and own is None:
         raise InputError("imported weights have no data of their own; name some with --source=")
     if source is None and split in (None, "val", "validation"):
-        val = load_data(trained.config).val
+        data = load_data(trained.config)
+        val = data.val
+        if data.held_out and data.record["fingerprint"] != trained.data["fingerprint"]:
+            raise InputError(f"the images of {own['source']!r} have changed, so what the run held out is not known")
         if val is None:
             raise InputError(f"the run's source {own['source']!r} has no validation split; name one with --split=")
         return val
@@ -110,6 +115,8 @@ def predict_folder(
     trained: Trained, folder: str, batch_size: int, top: int
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """(path below the folder, the `top` most probable (class, probability) pairs) for every readable image."""
+    if top < 1:
+        raise InputError(f"--top={top}; the least is 1")
     source, mesh = open_images(folder), mesh_lib.make_mesh()
     mesh_lib.check_batch(batch_size, mesh)
     top = min(top, len(trained.classes))

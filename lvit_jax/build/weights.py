@@ -1,16 +1,20 @@
 """The `init` section of a config -> the weights a run starts from and the teacher it learns from."""
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
 from lvit_jax.build.parts import Config, encoder, image_shape
 from lvit_jax.errors import InputError
 from lvit_jax.models.positions import resample
-from lvit_jax.training.checkpoint import load_into, load_params, tree_hash
+from lvit_jax.training.checkpoint import load_into, load_params, steps, tree_hash
 from lvit_jax.training.record import read_record
 from lvit_jax.types import Tree, Variables
+
+log = logging.getLogger(__name__)
 
 
 class Weights(NamedTuple):
@@ -21,33 +25,61 @@ class Weights(NamedTuple):
     hashes: dict[str, str]
 
 
-def load_weights(config: Config, abstract: Variables) -> Weights:
+def load_weights(config: Config, abstract: Variables, data: Config, recorded: dict[str, str]) -> Weights:
     """The encoder and the teacher that `init` names, cut to what this run takes.
+
+    Args:
+      abstract: the run's variables as ShapeDtypeStructs.
+      data: the record of this run's data: mean and std.
+      recorded: hashes of a run that is being resumed: its encoder is in its checkpoints and may be gone elsewhere.
 
     Raises:
       InputError: weights that do not fit, that a rule of `init` does not allow to drop or to leave fresh, or whose
-        head count is another than this model's.
+        heads, ε or (for teachers) pixel statistics are others than this run's.
     """
     init, params, frozen, hashes = config["init"], {}, {}, {}
-    if init["encoder"]:
-        record = read_record(init["encoder"])
-        check_heads(config, record)
-        source = load_params(init["encoder"])
-        params = load_into(
-            abstract.params,
-            source,
-            fresh=init["fresh"],
-            dropped=init["dropped"],
-            resize=resizer(record["config"]["model"], config["model"]),
-        )
-        hashes["encoder"] = tree_hash(source)
+    if init["encoder"] and "encoder" in recorded and not (epath.Path(init["encoder"]) / "config.json").exists():
+        log.info("%s is gone; resuming from this run's own checkpoints", init["encoder"])
+        hashes["encoder"] = recorded["encoder"]
+    elif init["encoder"]:
+        params, hashes["encoder"] = _load_encoder(config, abstract.params, data)
     if "teacher" in abstract.frozen:
-        source = load_params(init["teacher"])["encoder"]
-        teacher = read_record(init["teacher"])["config"]["model"]
-        resize = resizer(teacher, config["model"])
-        frozen = load_into(abstract.frozen, {"teacher": source}, resize=resize)
-        hashes["teacher"] = tree_hash(source)
+        source, record = _load(init["teacher"])
+        check_statistics(init["teacher"], record["data"], data)
+        resize = resizer(record["config"]["model"], config["model"])
+        frozen = load_into(abstract.frozen, {"teacher": source["encoder"]}, resize=resize)
+        hashes["teacher"] = tree_hash(source["encoder"])
     return Weights(params, frozen, hashes)
+
+
+def _load_encoder(config: Config, target: Tree, data: Config) -> tuple[Tree, str]:
+    """Loaded leaves of `target`, and the hash of the file they came from."""
+    init = config["init"]
+    check_model(config, read_record(init["encoder"]))
+    source, record = _load(init["encoder"])
+    objective = record["config"]["objective"] or {"name": "backbone"}
+    # CLS pooling goes on with the final norm of pre-training (not with D²'s, which belongs to an inner block).
+    cls = config["objective"].get("pool") == "cls" and objective["name"] != "d2"
+    loaded = load_into(
+        target,
+        source,
+        fresh=init["fresh"],
+        dropped=init["dropped"],
+        rename=((r"encoder/norm/(.*)", r"head/norm/\1"),) if cls else (),
+        resize=resizer(record["config"]["model"], config["model"]),
+    )
+    if {key: record["data"][key] for key in ("mean", "std")} != {key: data[key] for key in ("mean", "std")}:
+        log.warning("%s saw pixels of other statistics than data.statistics here", init["encoder"])
+    return loaded, tree_hash(source)
+
+
+def _load(workdir: str) -> tuple[Tree, Config]:
+    """Weights and record of a workdir; says so where its run is not finished."""
+    record = read_record(workdir)
+    source, found = load_params(workdir), steps(workdir)[0]
+    if found < record.get("steps", 0):
+        log.warning("%s is not finished: its weights are those of step %d of %d", workdir, found, record["steps"])
+    return source, record
 
 
 def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
@@ -59,11 +91,26 @@ def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, 
     return lambda table, shape: np.asarray(resample(table, grid(target), grid(source)))
 
 
-def check_heads(config: Config, record: Config) -> None:
-    """Loading across head counts fits in shape and silently computes something else: it must be asked for."""
-    here, there = encoder(config["model"]).heads, encoder(record["config"]["model"]).heads
-    if there not in (here, config["init"]["heads_from"]):
+def check_model(config: Config, record: Config) -> None:
+    """Another head count or ε fits in shape and silently computes something else: it must be asked for."""
+    source, here, there = config["init"]["encoder"], encoder(config["model"]), encoder(record["config"]["model"])
+    if there.heads not in (here.heads, config["init"]["heads_from"]):
         raise InputError(
-            f"{config['init']['encoder']} has {there} heads and this model {here}; "
-            f"set --config.model.heads={there}, or --config.init.heads_from={there} to load across"
+            f"{source} has {there.heads} heads and this model {here.heads}; "
+            f"set --config.model.heads={there.heads}, or --config.init.heads_from={there.heads} to load across"
         )
+    if there.norm_eps != here.norm_eps:
+        raise InputError(
+            f"{source} has LayerNorms of ε {there.norm_eps} and this model of {here.norm_eps}; "
+            f"set --config.model.norm_eps={there.norm_eps}"
+        )
+
+
+def check_statistics(teacher: str, theirs: Config, ours: Config) -> None:
+    """A teacher must see pixels normalised as in its own training."""
+    for key in ("mean", "std"):
+        if not np.allclose(theirs[key], ours[key], atol=1e-4):
+            raise InputError(
+                f"teacher {teacher} was trained on pixels of {key} {theirs[key]}, this run has {ours[key]}; "
+                f"set --config.data.statistics"
+            )

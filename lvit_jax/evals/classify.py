@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
+from lvit_jax.errors import Stopped
 from lvit_jax.types import Batch, Objective, TrainState, Tree
 
 
@@ -32,6 +33,8 @@ def make_classify(objective: Objective) -> Callable[[Tree, TrainState, Iterable[
             total = jax.tree.map(jnp.add, total, counts) if total else counts
         sums = {name: float(value) for name, value in jax.device_get(total).items()}
         examples = sums.pop("examples")
+        if not examples:
+            raise Stopped("nothing to evaluate: no image could be read")
         shares = {name: value / examples * (1 if name == "loss" else 100) for name, value in sums.items()}
         return {**shares, "examples": examples}
 
