@@ -55,6 +55,15 @@ def test_overrides_take_the_type_of_their_field():
         ((f"--config={D2}", "--config.model.remat=2"), ("model.remat", "bool")),
         ((f"--config={D2}", "--config.optim=1"), ("section", "blr")),
         ((f"--config={D2}", "--config.seed"), ("seed", "VALUE")),
+        ((f"--config={D2}", "--config.data.source="), ("data.source", "empty")),
+        ((f"--config={D2}", "--config.train.batch_size=(1, 2)"), ("train.batch_size", "int")),
+        ((f"--config={D2}", "--config.train.batch_size=None"), ("train.batch_size", "int")),
+        ((f"--config={D2}", "--config.data.crop_scale=1"), ("data.crop_scale", "tuple")),
+        ((f"--config={D2}", "--config.train.accumulate=0"), ("train.accumulate", "0", "1")),
+        ((f"--config={D2}", "--config.model.image_size=(0, 32)"), ("model.image_size", "0")),
+        ((f"--config={D2}", "--config.log.every_steps=0"), ("log.every_steps", "0")),
+        (("--config=",), ("config", "empty")),
+        (("--config=README.md",), ("README.md", "get_config")),
         (("--config=configs/pretrain/d2_tin.py",), ("d2_tin.py", "configs/pretrain/d2_tiny.py")),
         ((f"--config={D2}", "--config.model.name=vit_tin"), ("vit_tin", "vit_tiny", "vit_base")),
         ((f"--config={D2}", "--config.objective.name=d3"), ("d3", "d2", "mae")),
@@ -75,6 +84,13 @@ def test_a_config_file_with_a_misspelt_key_says_which(tmp_path):
         "def get_config():\n    config = common.finetune()\n    config.optim.blrr = 1.0\n    return config\n"
     )
     assert "blrr" in message(f"--config={path}")
+
+
+@pytest.mark.parametrize("body", ["return None", "return {}", "return 1 / 0", "return undefined", "return ((", ""])
+def test_a_broken_config_file_is_one_line(tmp_path, body):
+    path = tmp_path / "mine.py"
+    path.write_text(f"def get_config():\n    {body}\n")
+    assert str(path) in message(f"--config={path}")
 
 
 def test_configs_resolve_by_name_outside_a_clone(tmp_path, monkeypatch):

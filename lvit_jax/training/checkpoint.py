@@ -208,7 +208,7 @@ def load_into(
       target: the model's parameters or their ShapeDtypeStructs.
       source: loaded parameters, numpy.
       fresh: regexes on target names that may (and, where the source has none, will) keep their fresh value.
-      dropped: regexes on source names (before renaming) that are not used.
+      dropped: regexes on source names that are not used; what `rename` moves is used all the same.
       rename: (regex on a whole source name, replacement as in re.sub) pairs; the first that matches counts.
       resize: (array, shape) -> array, for position embeddings ('.../pos_embed') of another length.
 
@@ -220,7 +220,9 @@ def load_into(
         `dropped` rule allows, or two shapes that differ: naming the first, in the order of the trees.
     """
     wanted = flatten(target)
-    offered = {_renamed(name, rename): leaf for name, leaf in flatten(source).items() if not matches(dropped, name)}
+    renamed = {name: _renamed(name, rename) for name in flatten(source)}
+    kept = {name: leaf for name, leaf in flatten(source).items() if renamed[name] != name or not matches(dropped, name)}
+    offered = {renamed[name]: leaf for name, leaf in kept.items()}
     for name in wanted:
         if name not in offered and not matches(fresh, name):
             raise InputError(f"parameter {name} is not in the loaded weights, and no rule allows it to stay fresh")

@@ -1,6 +1,7 @@
 """`lvit train`: what is refused before the first compile, and that the same command again resumes or does nothing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from lvit_jax.bin import train
 from lvit_jax.errors import InputError
 from lvit_jax.training.checkpoint import load_params
+from lvit_jax.training.record import write_record
 from lvit_jax.tree import flatten
 
 SHORT = ["--config.train.steps=4", "--config.train.batch_size=16", "--config.optim.warmup_epochs=0.0"]
@@ -72,6 +74,55 @@ def test_weights_that_do_not_fit_name_the_parameter_and_both_shapes(tmp_path, ma
     assert "encoder/" in line and "32" in line and "48" in line
     line = refused(tmp_path, "finetune", f"--config.init.encoder={mae}", "--config.init.fresh=('head/.*',)")
     assert "pos_embed" in line
+
+
+def test_workdirs_that_are_none_are_refused(tmp_path, mae):
+    def line(workdir, *overrides):
+        with pytest.raises(InputError) as error:
+            run("finetune", workdir, *overrides)
+        return str(error.value)
+
+    (tmp_path / "file").write_text("")
+    assert "is a file" in line(tmp_path / "file")
+    foreign = tmp_path / "transformers"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "vit"}')
+    assert "import_torch" in line(foreign)
+    assert "import_torch" in line(tmp_path / "run", f"--config.init.encoder={foreign}")
+    write_record(tmp_path / "import", json.loads((mae / "config.json").read_text()) | {"kind": "import"})
+    assert "imported weights" in line(tmp_path / "import")
+    (tmp_path / "lost" / "checkpoints" / "4").mkdir(parents=True)
+    assert "no config.json" in line(tmp_path / "lost")
+
+
+def test_a_demo_teacher_is_not_trained_for_a_run_that_cannot_start(tmp_path):
+    assert "digit" in refused(tmp_path, "d2", "--config.data.source=digit")
+
+
+def test_a_teacher_of_other_pixel_statistics_is_refused(tmp_path, mae):
+    own = ["--config.objective.decode_from=1", "--config.objective.teacher_layer=2", "--config.data.statistics=half"]
+    assert "statistics" in refused(tmp_path, "d2", f"--config.init.teacher={mae}", *own)
+
+
+def test_an_objective_without_teacher_refuses_one(tmp_path, mae):
+    assert "takes no teacher" in refused(tmp_path, "mae", f"--config.init.teacher={mae}")
+
+
+def test_cls_pooling_goes_on_with_the_norm_of_pre_training(tmp_path, mae):
+    own = ["--config.objective.pool=cls", "--config.optim.frozen=('.*',)"]
+    done = run("finetune", tmp_path / "cls", f"--config.init.encoder={mae}", *own)
+    norms = load_params(done)["head"]["norm"], load_params(mae)["encoder"]["norm"]
+    assert all(np.array_equal(norms[0][key], norms[1][key]) for key in ("scale", "bias"))
+
+
+def test_a_run_resumes_after_its_source_of_weights_is_gone(tmp_path, mae):
+    source = tmp_path / "source"
+    shutil.copytree(mae, source)
+    done = run("finetune", tmp_path / "ft", f"--config.init.encoder={source}")
+    shutil.rmtree(source)
+    before = flatten(load_params(done))
+    run("finetune", tmp_path / "ft", f"--config.init.encoder={source}")
+    assert all(np.array_equal(leaf, before[name]) for name, leaf in flatten(load_params(done)).items())
 
 
 def test_other_head_counts_must_be_asked_for(tmp_path, mae):
