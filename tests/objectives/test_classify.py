@@ -14,6 +14,7 @@ from lvit_jax.errors import InputError
 from lvit_jax.objectives import NEEDS_TEACHER, OBJECTIVES
 from lvit_jax.objectives.classify import make_classify
 from lvit_jax.objectives.mixing import mix, soft_labels
+from lvit_jax.tree import flatten
 
 BATCH = {"image": images(batch=5), "label": jnp.array([3, 1, 0, 6, 3])}
 
@@ -78,3 +79,11 @@ def test_every_objective_of_the_menu_exists():
         module, function = place.split(":")
         assert callable(getattr(importlib.import_module(module), function)), name
     assert set(OBJECTIVES) > NEEDS_TEACHER
+
+
+def test_training_from_scratch_starts_from_timm_s_normal_weights():
+    objective = make_classify(small(depth=4, width=64), classes=10)
+    params = objective.init(jax.random.key(0), {"image": np.zeros((1, 16, 24, 3), np.float32)}).params
+    for name, leaf in flatten(params["encoder"]).items():
+        if name.startswith("block_") and name.endswith("/kernel"):
+            assert abs(float(leaf.std()) - 0.02) < 0.001, name
