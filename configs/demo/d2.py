@@ -12,5 +12,5 @@ def get_config():
     config.objective = common.d2(decoder="micro", decode_from=3, teacher_layer=4)
     config.objective.update(mae.MASKING)
     config.init.demo_teacher = "configs/demo/teacher.py"
-    config.train.epochs = 50.0
+    config.train.epochs = 40.0
     return config

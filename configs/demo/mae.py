@@ -17,6 +17,6 @@ def get_config():
     config.objective = common.mae(decoder="micro")
     config.objective.update(MASKING)
     config.optim.blr = 1e-2
-    config.train.update({"epochs": 100.0, "batch_size": 64})
+    config.train.update({"epochs": 80.0, "batch_size": 64})
     config.log.every_steps = 100
     return config

@@ -10,5 +10,5 @@ def get_config():
     config = mae.get_config()
     config.model.width = 96
     config.optim.blr = 8e-3
-    config.train.epochs = 50.0
+    config.train.epochs = 40.0
     return config
