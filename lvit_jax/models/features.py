@@ -7,6 +7,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from lvit_jax.models.ops import mixture, products, softmax
+
 
 @flax.struct.dataclass
 class BlockOut:
@@ -39,16 +41,20 @@ def attention_logits(block: BlockOut) -> jax.Array:
 
 def relation(a: jax.Array, b: jax.Array) -> jax.Array:
     """softmax(a·bᵀ/√K), the token relation of TinyMIM: [B,W,M,H,K] and [B,W,N,H,K] -> float32 [B,W,H,M,N]."""
-    return jax.nn.softmax(_products(a, b), axis=-1)
+    return softmax(_products(a, b))
 
 
 def attend(block: BlockOut) -> jax.Array:
     """softmax(logits)·V: [B,W,M,H,K] in the type of V; the softmax itself is float32."""
-    weights = jax.nn.softmax(attention_logits(block), axis=-1).astype(block.v.dtype)
-    return jnp.einsum("bwhmn,bwnhk->bwmhk", weights, block.v)
+    weights = softmax(attention_logits(block)).astype(block.v.dtype)
+    return _heads_first(mixture(weights, _heads_first(block.v)))
 
 
 def _products(a: jax.Array, b: jax.Array) -> jax.Array:
     # float32 out of the matrix unit: logits reach tens, where bfloat16 keeps two digits.
-    logits = jnp.einsum("bwmhk,bwnhk->bwhmn", a, b, preferred_element_type=jnp.float32)
-    return logits * a.shape[-1] ** -0.5
+    return products(_heads_first(a), _heads_first(b)) * a.shape[-1] ** -0.5
+
+
+def _heads_first(x: jax.Array) -> jax.Array:
+    """[B,W,N,H,K] <-> [B,W,H,N,K]"""
+    return x.swapaxes(2, 3)
