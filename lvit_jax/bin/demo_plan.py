@@ -22,6 +22,10 @@ class Step(NamedTuple):
     workdir: Path
     cost: float
 
+    def command(self) -> str:
+        """What one types for it."""
+        return f"lvit {self.binary} {' '.join(self.argv)}"
+
 
 class Cell(NamedTuple):
     """One fine-tuned run: its initial weights, its labels, its seed."""

@@ -78,7 +78,7 @@ def write(root: Path, results: Mapping[str, Any], commands: Sequence[str]) -> No
     demo_charts.accuracy(results["accuracy"], ROWS, LABELS, folder / "accuracy.png")
     demo_charts.losses(root, folder / "losses.png")
     captions = {
-        "accuracy": "Mean over the seeds; lines are one standard deviation, dots the single runs.",
+        "accuracy": "Means; lines are one standard deviation over the seeds, dots the single runs.",
         "losses": "Means over the steps between two reports. The losses of MAE and D²-MAE are of the same kind, but "
         "D²-MAE reconstructs from an inner block.",
     }
@@ -98,10 +98,11 @@ def page(folder: Path, results: Mapping[str, Any], captions: Mapping[str, str], 
         "and from both, by one and the same schedule.",
         examples=360,
         table=_html_table(results),
-        note=f"Mean ± standard deviation over {seeds} seeds; with 100 labels, a seed also draws which. One image is "
-        f"0.28 points. Best single run, by these same images: {ROWS[best['start']]}, {LABELS[best['labels']]}, seed "
-        f"{best['seed']}: {best['top1']:.1f} %; exported to {html.escape(results['export'])}. The demo took "
-        f"{results['seconds'] / 60:.1f} minutes ({results['cpu_seconds'] / 60:.1f} of CPU time).",
+        note=f"With 100 labels: mean ± standard deviation over {seeds} seeds, which also draw the labels. With all "
+        f"labels: one run each; one image is 0.28 points. Best single run, by these same images: "
+        f"{ROWS[best['start']]}, {LABELS[best['labels']]}, seed {best['seed']}: {best['top1']:.1f} %; exported to "
+        f"{html.escape(results['export'])}. This start of the demo took {results['seconds'] / 60:.1f} minutes "
+        f"({results['cpu_seconds'] / 60:.1f} of CPU time); finished runs are not repeated.",
         figures="\n".join(_figure(folder / f"{name}.png", text) for name, text in captions.items()),
         count=len(commands),
         commands=html.escape("\n".join(commands)),

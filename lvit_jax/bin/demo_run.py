@@ -24,16 +24,16 @@ class Walk:
         self._count, self._left = len(steps), sum(step.cost for step in steps)
         self._began = time.perf_counter()
         self._spent = self._foreseen = 0.0  # seconds and cost of the steps that were not there already
-        self.commands: list[str] = []
+        self._done = 0
 
     def run(self, step: Step) -> str:
         """Calls the binary's `main`; returns what it wrote to stdout."""
         there, began, out = step.workdir.exists(), time.perf_counter(), io.StringIO()
-        self.commands.append(f"lvit {step.binary} {' '.join(step.argv)}")
         self._announce(step)
         with contextlib.redirect_stdout(out):
             importlib.import_module(f"lvit_jax.bin.{step.binary}").main(step.argv)
         self._left -= step.cost
+        self._done += 1
         if not there:
             self._spent += time.perf_counter() - began
             self._foreseen += step.cost
@@ -42,10 +42,8 @@ class Walk:
     def _announce(self, step: Step) -> None:
         rate = self._spent / self._foreseen if self._foreseen else 1.0
         gone, left = (clock(seconds) for seconds in (time.perf_counter() - self._began, self._left * rate))
-        print(
-            f"\n[{len(self.commands)}/{self._count}] {step.title}   ({gone} gone, about {left} left)", file=sys.stderr
-        )
-        print(f"$ {self.commands[-1]}", file=sys.stderr, flush=True)
+        print(f"\n[{self._done + 1}/{self._count}] {step.title}   ({gone} gone, about {left} left)", file=sys.stderr)
+        print(f"$ {step.command()}", file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:
@@ -57,7 +55,8 @@ def run_all(root: Path, fast: bool) -> tuple[Accuracy, Cell, list[str]]:
     """Runs every step; returns the accuracies, logistic regression's among them, the best run, and the commands."""
     cells, first = demo_plan.cells(fast), demo_plan.pretraining(root, fast)
     pairs = {cell: (demo_plan.finetuning(root, cell, fast), demo_plan.evaluation(root, cell)) for cell in cells}
-    walk = Walk([*first, *(step for pair in pairs.values() for step in pair), demo_plan.export(root, cells[0])])
+    steps = [*first, *(step for pair in pairs.values() for step in pair)]
+    walk = Walk([*steps, demo_plan.export(root, cells[0])])
     for step in first:
         walk.run(step)
     accuracy = {}
@@ -66,8 +65,9 @@ def run_all(root: Path, fast: bool) -> tuple[Accuracy, Cell, list[str]]:
         accuracy[cell] = json.loads(walk.run(evaluate).splitlines()[-1])["top1"]
         print(f"top-1 {accuracy[cell]:.2f} %", file=sys.stderr)
     winner = best(accuracy)
-    export(walk, demo_plan.export(root, winner))
-    return accuracy | logistic_regression(root, cells), winner, walk.commands
+    last = demo_plan.export(root, winner)
+    export(walk, last)
+    return accuracy | logistic_regression(root, cells), winner, [step.command() for step in [*steps, last]]
 
 
 def best(accuracy: Mapping[Cell, float]) -> Cell:

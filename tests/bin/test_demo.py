@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvit_jax.bin import demo, demo_charts, demo_plan, demo_report, demo_run, flags
+from lvit_jax.bin import demo, demo_charts, demo_plan, demo_report, demo_run, eval_classify, flags
 from lvit_jax.bin.demo_plan import Cell
 
 
@@ -75,12 +75,23 @@ def test_every_command_names_a_config_and_fields_that_exist(tmp_path):
     assert len({step.workdir for step in steps[:3]} | {cell.workdir(tmp_path) for cell in demo_plan.cells(False)}) == 15
 
 
+def test_a_step_is_announced_as_the_command_that_is_called(tmp_path, capsys, monkeypatch):
+    step = demo_plan.evaluation(tmp_path, Cell("mae", "100", 2))
+    monkeypatch.setattr(eval_classify, "main", lambda argv: print(" ".join(argv)))
+    walk = demo_run.Walk([step, step])
+    assert walk.run(step) == walk.run(step) == step.command().removeprefix("lvit eval_classify ") + "\n"
+    captured = capsys.readouterr()
+    assert not captured.out and captured.err.count(f"$ {step.command()}\n") == 2
+    assert "[1/2]" in captured.err and "[2/2]" in captured.err
+
+
 def test_an_export_that_is_there_is_left_alone(tmp_path, capsys):
     step = demo_plan.export(tmp_path, Cell("mae", "all", 0))
     step.workdir.mkdir(parents=True)
     walk = demo_run.Walk([step])
     demo_run.export(walk, step)
-    assert not walk.commands and "there already" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "there already" in said and "[1/1]" not in said
 
 
 def test_colours_differ_and_cover_every_bar():
