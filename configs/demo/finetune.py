@@ -13,6 +13,6 @@ def get_config():
     config.data.randaugment = None
     config.objective.mixup = 0.0
     config.optim.blr = 1e-2
-    config.train.update({"epochs": 35.0, "batch_size": 64})
-    config.eval.every_epochs = 17.5
+    config.train.update({"epochs": 45.0, "batch_size": 64})
+    config.eval.every_epochs = 15.0
     return config
