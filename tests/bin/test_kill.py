@@ -87,19 +87,35 @@ def kill_after(process, workdir, step):
     process.wait()
 
 
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """devices -> the workdir of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    runs = {devices: start(images, folder / str(devices), devices) for devices in (1, 4)}
+    for process in runs.values():
+        errors = process.communicate()[1]
+        assert process.returncode == 0, errors
+    return {devices: folder / str(devices) for devices in runs}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
-def test_killed_three_times_equals_never_stopped(images, tmp_path, devices):
-    whole = start(images, tmp_path / "whole", devices)
-    killed = tmp_path / "killed"
+def test_killed_three_times_equals_never_stopped(images, whole, tmp_path, devices):
     for step in KILLS:
-        kill_after(start(images, killed, devices), killed, step)
-    last = start(images, killed, devices)
-    errors = [process.communicate()[1] for process in (last, whole)]
-    assert (last.returncode, whole.returncode) == (0, 0), errors
-    assert "going on from step" in errors[0]
+        kill_after(start(images, tmp_path, devices), tmp_path, step)
+    last = start(images, tmp_path, devices)
+    errors = last.communicate()[1]
+    assert last.returncode == 0, errors
+    assert "going on from step" in errors
     for ema in (True, False):
-        a, b = (flatten(load_params(workdir, ema)) for workdir in (tmp_path / "whole", killed))
+        a, b = (flatten(load_params(workdir, ema)) for workdir in (whole[devices], tmp_path))
         assert a.keys() == b.keys()
         assert [name for name in a if not np.array_equal(a[name], b[name])] == []
-    assert read_metrics(tmp_path / "whole")[-1]["broken"] > 0
+    assert max(record.get("broken", 0) for record in read_metrics(whole[devices])) > 0
+
+
+@pytest.mark.slow
+def test_one_device_and_four_have_the_same_losses(whole):
+    losses = [[r["loss"] for r in read_metrics(whole[devices]) if "loss" in r][:20] for devices in (1, 4)]
+    assert len(losses[0]) == 20
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
