@@ -1,23 +1,24 @@
 """Checkpoints: saved in the background, read back onto any mesh, whole or in part. The only importer of orbax."""
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from lvit_jax.errors import InputError
+from lvit_jax.errors import InputError, Stopped
 from lvit_jax.training.optim import averaged, with_average
 from lvit_jax.training.report import say
+from lvit_jax.training.seal import Damaged, cause_of, check_seal, is_damage, seal
 from lvit_jax.tree import flatten, matches, unflatten
 from lvit_jax.types import TrainState, Tree
 
-SEAL = "sizes.json"
+Value = TypeVar("Value")
 
 
 class Checkpoints:
@@ -25,6 +26,9 @@ class Checkpoints:
 
     Each holds the items `params`, `average` (where the run averages its weights) and `rest` (step, opt_state, extra);
     `frozen` is never saved. Items of their own let `load_params` read the weights and nothing else.
+
+    A thread seals each checkpoint as soon as it is committed. One killed in that moment stays without a seal: what is
+    truncated in it afterwards is still told where loading reads it, by the errors of the load.
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int):
@@ -35,6 +39,7 @@ class Checkpoints:
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
+        self._sealer = ThreadPoolExecutor(1)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -43,39 +48,25 @@ class Checkpoints:
         try:
             self._finish()
         finally:
+            self._sealer.shutdown()
             self._saver.close()
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts a save and returns once the arrays are copied to the host: the state may then be donated."""
         self._finish()
-        self._pending = (step, self._saver.save_checkpointables_async(step, _items(state), force=True))
+        response = self._saver.save_checkpointables_async(step, _items(state), force=True)
+        self._pending = self._sealer.submit(_commit, response, self._folder / str(step))
 
     def _finish(self) -> None:
-        if self._pending:
-            (step, response), self._pending = self._pending, None
-            response.result()
-            _seal(self._folder / str(step))
+        """Waits for the save under way, and raises what went wrong in it."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
 
 
-def _seal(path: epath.Path) -> None:
-    """Notes the sizes of a finished checkpoint's files: a truncated one is told by them, not by trying to load it."""
-    if jax.process_index() == 0:
-        sizes = {str(file.relative_to(path)): file.stat().length for file in _files(path)}
-        (path / SEAL).write_text(json.dumps(sizes))
-
-
-def _files(place: epath.Path) -> Iterator[epath.Path]:
-    for path in place.iterdir():
-        yield from _files(path) if path.is_dir() else [path]
-
-
-def _check_seal(path: epath.Path) -> None:
-    """Raises OSError where a file of a checkpoint is not what it was (one killed before its seal goes unchecked)."""
-    if not (path / SEAL).exists():
-        return
-    for name, size in json.loads((path / SEAL).read_text()).items():
-        if (path / name).stat().length != size:
-            raise OSError(f"{name} is truncated")
+def _commit(response: Any, path: epath.Path) -> None:
+    response.result()
+    seal(path)
 
 
 def _items(state: TrainState) -> dict[str, Tree]:
@@ -108,28 +99,47 @@ def steps(workdir: epath.PathLike) -> list[int]:
 
 
 def restore(workdir: epath.PathLike, state: TrainState) -> TrainState:
-    """The latest readable checkpoint, laid out as `state` (on its mesh, with its `frozen`); without one, `state`.
+    """The latest readable checkpoint, laid out as `state` (on its mesh, with its `frozen`); without any, `state`.
 
-    Checkpoints that cannot be read are set aside in workdir/unreadable, and it says so.
+    Truncated checkpoints that are newer than it are set aside in workdir/unreadable, and it says so. Every other error
+    is raised and leaves the folder as it is.
 
     Raises:
       InputError: a checkpoint whose arrays have other names or shapes than the state's.
+      Stopped: there are checkpoints, and none of them is readable.
     """
-    found = steps(workdir)
-    for step in found:
+    restored, damaged = _latest(workdir, lambda path: _load(path, state))
+    if restored is None and damaged:
+        place = folder(workdir)
+        raise Stopped(f"{workdir}: no checkpoint is readable; move {place} away to start anew")
+    if restored is None:
+        return state
+    for path in damaged:
+        _set_aside(path)
+    return restored
+
+
+def _latest(workdir: epath.PathLike, read: Callable[[epath.Path], Value]) -> tuple[Value | None, list[epath.Path]]:
+    """`read` of the latest checkpoint that is not damaged, or None, and the damaged ones that are newer."""
+    damaged: list[epath.Path] = []
+    for step in steps(workdir):
         path = folder(workdir) / str(step)
         try:
-            _check_seal(path)
-            _check_shapes(path, state)
-            target = jax.tree.map(_abstract, _items(state))
-            return _from_items(ocp.load_checkpointables(path, target), state)
-        except InputError:
-            raise
-        except Exception as error:  # whatever the readers of a broken file may raise
-            _set_aside(path, error)
-    if found:
-        say(f"{workdir}: no checkpoint can be read, starting from the beginning")
-    return state
+            return read(path), damaged
+        except Exception as error:  # orbax raises them all alike; what is no damage goes on
+            cause = cause_of(error)
+            if not is_damage(cause):
+                raise
+            reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:120]}"
+            say(f"checkpoint {step} of {workdir} cannot be read ({reason}); falling back to the one before")
+            damaged.append(path)
+    return None, damaged
+
+
+def _load(path: epath.Path, state: TrainState) -> TrainState:
+    check_seal(path)
+    _check_shapes(path, state)
+    return _from_items(ocp.load_checkpointables(path, jax.tree.map(_abstract, _items(state))), state)
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
@@ -137,22 +147,35 @@ def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _check_shapes(path: epath.Path, state: TrainState) -> None:
-    """A checkpoint of another model is the user's mistake, not a truncated file to fall back from."""
-    saved, wanted = flatten(_metadata(path)["params"]), flatten(state.params)
-    for name in saved.keys() | wanted.keys():
-        shapes = [tree[name].shape if name in tree else None for tree in (saved, wanted)]
-        if shapes[0] != shapes[1]:
-            raise InputError(f"{path} holds another model: {name} is {shapes[0]} there and {shapes[1]} here")
+    """A checkpoint of another model or optimizer is the user's mistake, not a truncated file to fall back from."""
+    metadata, items = _metadata(path, "params", "rest"), _items(state)
+    for item in items | metadata:
+        if metadata.get(item, {}) is None:
+            continue  # orbax could not read it and keeps the reason to itself: the load will tell
+        saved, wanted = (_shapes(tree.get(item, {})) for tree in (metadata, items))
+        for name in wanted | saved:
+            there, here = (shapes.get(name, "absent") for shapes in (saved, wanted))
+            if there != here:
+                differs = f"{item}/{name} is {there} there and {here} here"
+                raise InputError(f"{path} was saved with another model or optimizer: {differs}")
 
 
-def _metadata(path: epath.Path) -> Mapping[str, Tree]:
-    return ocp.checkpointables_metadata(path).metadata
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, optimizer states included: orbax keeps their tuples as lists, and the names are the same."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _set_aside(path: epath.Path, error: Exception) -> None:
+def _metadata(path: epath.Path, *needed: str) -> Mapping[str, Tree]:
+    saved = ocp.checkpointables_metadata(path).metadata
+    for item in needed:
+        if item not in saved:
+            raise Damaged(f"{item} is gone")
+    return saved
+
+
+def _set_aside(path: epath.Path) -> None:
     """Moves a broken checkpoint away: its step will be saved again, and it must not count among those kept."""
-    reason = (str(error).splitlines() or [""])[0][:120]
-    say(f"checkpoint {path.name} cannot be read ({type(error).__name__}: {reason}); falling back to the one before")
     if jax.process_index() == 0:
         aside = path.parent.parent / "unreadable"
         aside.mkdir(parents=True, exist_ok=True)
@@ -172,25 +195,26 @@ def load_params(workdir: epath.PathLike, ema: bool = True) -> Tree:
     Raises:
       InputError: a folder without a readable checkpoint.
     """
-    found = steps(workdir)
-    for step in found:
-        path = folder(workdir) / str(step)
-        try:
-            _check_seal(path)
-            saved = _metadata(path)
-            item = "average" if ema and "average" in saved else "params"
-            target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved[item])
-            return ocp.load_checkpointables(path, {item: target})[item]
-        except Exception as error:  # as in `restore`, but the folder is not ours to tidy
-            say(f"checkpoint {path} cannot be read ({type(error).__name__}); trying the one before")
-    raise InputError(f"{workdir} has no {'readable ' if found else ''}checkpoint")
+    params, damaged = _latest(workdir, lambda path: _load_params(path, ema))
+    if params is None:
+        raise InputError(f"{workdir} has no {'readable ' if damaged else ''}checkpoint")
+    return params
+
+
+def _load_params(path: epath.Path, ema: bool) -> Tree:
+    check_seal(path)
+    saved = _metadata(path, "params")
+    item = "average" if ema and "average" in saved else "params"
+    # None where orbax could not read the metadata: then the load is as saved, and most likely tells why.
+    target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved[item])
+    return jax.tree.map(np.asarray, ocp.load_checkpointables(path, {item: target})[item])
 
 
 def save_params(workdir: epath.PathLike, params: Tree) -> None:
     """Writes imported weights as workdir/checkpoints/0, in the layout of a run's, with `params` only."""
     path = folder(workdir) / "0"
     ocp.save_checkpointables(path, {"params": params})
-    _seal(path)
+    seal(path)
 
 
 def load_into(

@@ -11,7 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lvit_jax.errors import Stopped
+from lvit_jax.errors import InputError, Stopped
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import Checkpoints, restore
 from lvit_jax.training.optim import Schedule
@@ -61,8 +61,10 @@ def fit(run: Run) -> TrainState:
 
     Raises:
       NonFinite: a loss or gradient norm that is not finite; the checkpoint before it stays the last.
-      InputError: a batch that does not divide over the devices, checkpoints of another model.
+      InputError: intervals below 1, a batch that does not divide over the devices, checkpoints of another model.
+      Stopped: there are checkpoints, and none of them is readable.
     """
+    _check_intervals(run)
     mesh_lib.check_batch(run.batch_size, run.mesh, run.accumulate)
     state = restore(run.workdir, run.init())
     start = int(state.step)
@@ -74,6 +76,23 @@ def fit(run: Run) -> TrainState:
     report = Report(run.workdir, start, run.steps, run.tensorboard)
     with Checkpoints(run.workdir, run.keep) as checkpoints, report:
         return _train(run, state, start, checkpoints, report)
+
+
+def _check_intervals(run: Run) -> None:
+    intervals = {
+        "log.every_steps": run.log_every,
+        "checkpoint.every_steps": run.save_every,
+        "checkpoint.keep": run.keep,
+    }
+    intervals |= {f"eval.every ({evaluation.name})": evaluation.every for evaluation in run.evals}
+    for key, value in intervals.items():
+        if value < 1:
+            raise InputError(f"{key}={value}; it must be at least 1")
+    if run.profile is None:
+        return
+    pair = isinstance(run.profile, tuple | list) and len(run.profile) == 2
+    if not pair or not all(type(number) is int for number in run.profile) or run.profile[0] < 2 or run.profile[1] < 1:
+        raise InputError(f"log.profile={run.profile}; it must be (first step, at least 2; how many, at least 1)")
 
 
 def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, report: Report) -> TrainState:

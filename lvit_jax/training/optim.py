@@ -119,6 +119,18 @@ def _core(name, mask, weight_decay, b1, b2, eps, momentum, nesterov) -> list[opt
     raise unknown("optimizer", name, ("adamw", "sgd"))
 
 
+def _gradient(params: Tree, frozen: Sequence[str], clip: float | None) -> list[optax.GradientTransformation]:
+    """Gradients of frozen parameters are zero before the norm is taken: they do not count in it."""
+    still = unflatten({path: matches(frozen, path) for path in flatten(params)})
+    return [optax.masked(optax.set_to_zero(), still), *([] if clip is None else [optax.clip_by_global_norm(clip)])]
+
+
+def _rates(schedule: Schedule, params: Tree, layer_decay: float, depth: int) -> list[optax.GradientTransformation]:
+    """The rate of the step, and that of each layer."""
+    layers = [] if layer_decay == 1.0 else [scale_by_tree(layer_scales(params, layer_decay, depth))]
+    return [*layers, optax.scale_by_learning_rate(schedule)]
+
+
 def make_tx(
     params: Tree,
     *,
@@ -147,27 +159,16 @@ def make_tx(
 
     Args:
       params: the trained parameters, or their ShapeDtypeStructs; names decide decay, layer and freezing.
-      steps: length of the run in iterations; with `steps_per_epoch` gives the warm-up in iterations.
+      steps, steps_per_epoch: length of the run in iterations; iterations per epoch of the warm-up.
       blr: learning rate per 256 images; the peak is blr * batch_size / 256.
-      layer_decay: rate of layer l is scaled by layer_decay^(depth+1-l), its weight-decay step with it.
-      depth: number of encoder blocks; only layer decay asks for it.
-      clip: largest global l2 norm of the gradient, None for none.
+      layer_decay: rate and weight decay of layer l are scaled by layer_decay^(depth+1-l), with `depth` encoder blocks.
+      clip, ema: largest global l2 norm; decay per step of an average of the parameters (see `averaged`); None for none.
       no_decay, frozen: regexes on names: exempt from weight decay; neither updated nor decayed.
-      ema: decay per step of an average of the parameters (read it with `averaged`), None for none.
 
     Raises:
       InputError: an unknown optimizer, a regex that matches no parameter, a warm-up as long as the run.
     """
     schedule = make_schedule(blr * batch_size / 256, steps, round(warmup_epochs * steps_per_epoch), warmup_lr, min_lr)
-    still = unflatten({path: matches(frozen, path) for path in flatten(params)})
-    links = [optax.masked(optax.set_to_zero(), still)]
-    if clip is not None:
-        links.append(optax.clip_by_global_norm(clip))
-    mask = decay_mask(params, no_decay, frozen)
-    links += _core(name, mask, weight_decay, b1, b2, eps, momentum, nesterov)
-    if layer_decay != 1.0:
-        links.append(scale_by_tree(layer_scales(params, layer_decay, depth)))
-    links.append(optax.scale_by_learning_rate(schedule))
-    if ema is not None:
-        links.append(average_weights(ema))
-    return optax.chain(*links), schedule
+    core = _core(name, decay_mask(params, no_decay, frozen), weight_decay, b1, b2, eps, momentum, nesterov)
+    links = [*_gradient(params, frozen, clip), *core, *_rates(schedule, params, layer_decay, depth)]
+    return optax.chain(*links, *([] if ema is None else [average_weights(ema)])), schedule

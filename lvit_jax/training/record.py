@@ -10,7 +10,10 @@ from lvit_jax.errors import InputError
 from lvit_jax.tree import flatten, matches
 
 # What may change between two starts of one run: nothing of it changes the mathematics.
-FREE = ("mesh/.*", "model/remat", "checkpoint/.*", "log/.*", "eval/.*", "profile.*")
+FREE = (
+    *("mesh/.*", "model/remat", "checkpoint/.*", "log/.*", "eval/.*"),
+    *("data/threads", "data/max_broken", "init/demo_teacher"),
+)
 
 # Config keys that hold a path, and the hash that says what stands there.
 CONTENT = {"init/encoder": "encoder", "init/teacher": "teacher", "data/source": "data", "data/data_dir": "data"}
@@ -29,15 +32,19 @@ def read_record(workdir: epath.PathLike) -> dict[str, Any]:
     """The record of a run or an import.
 
     Raises:
-      InputError: no such folder, or one without a readable config.json.
+      InputError: no such folder, or one without a readable config.json of ours.
     """
     path = epath.Path(workdir) / "config.json"
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
     except OSError:
         raise InputError(f"{workdir} is not the folder of a run or an import: it has no config.json") from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(record, dict) or record.get("kind") not in ("run", "import"):
+        hint = f"a PyTorch folder is read with `lvit import_torch --file={workdir}`"
+        raise InputError(f"{workdir} is not the folder of a run or an import; {hint}")
+    return record
 
 
 def compare_configs(

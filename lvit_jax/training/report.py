@@ -65,12 +65,18 @@ class Report:
     """The writers of one start of a run; use as a context manager."""
 
     def __init__(self, workdir: epath.PathLike, start: int, steps: int, tensorboard: bool):
-        """Opens workdir/metrics/<start>.jsonl (gs:// cannot append: one file per start) and the TensorBoard writer."""
+        """Opens workdir/metrics/<start>.jsonl (gs:// cannot append: one file per start) and the TensorBoard writer.
+
+        The files of later starts go: they belong to a checkpoint that the run fell back from, and it does them again.
+        """
         self._workdir, self._steps = epath.Path(workdir), steps
         self._lines = self._tensorboard = None
         if jax.process_index() == 0:
             folder = self._workdir / "metrics"
             folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob("*.jsonl"):
+                if int(path.stem) > start:
+                    path.unlink()
             self._lines = (folder / f"{start:08d}.jsonl").open("w")
             self._tensorboard = _tensorboard(self._workdir) if tensorboard else None
 

@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toy import batches, make_run, values
 
-from lvit_jax.errors import InputError
+from lvit_jax.errors import InputError, Stopped
+from lvit_jax.training import checkpoint as checkpoint_lib
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import (
     Checkpoints,
@@ -59,7 +63,7 @@ def test_weights_come_from_the_latest_good_checkpoint(tmp_path, capsys):
     state = fit(make_run(tmp_path, steps=4, save_every=2))
     os.truncate(tmp_path / "checkpoints" / "4" / "params" / "manifest.ocdbt", 5)
     older = load_params(tmp_path)
-    assert "checkpoints/4 cannot be read" in capsys.readouterr().err
+    assert "checkpoint 4 of" in capsys.readouterr().err
     assert np.abs(older["fc1"]["kernel"] - state.params["fc1"]["kernel"]).max() > 0
     assert steps(tmp_path) == [4, 2]  # reading leaves the folder as it is
 
@@ -77,12 +81,105 @@ def test_the_average_is_stored_once(trained):
     assert not any("'average', 'fc1'" in name for name in leaves)
 
 
-def test_where_no_checkpoint_can_be_read_the_run_starts_anew_and_says_so(tmp_path, capsys):
-    state = fit(make_run(tmp_path, steps=4, save_every=4))
-    os.truncate(tmp_path / "checkpoints" / "4" / "rest" / "manifest.ocdbt", 0)
-    again = fit(make_run(tmp_path, steps=4, save_every=4))
-    assert "starting from the beginning" in capsys.readouterr().err
-    assert_equal(again.params, state.params)
+def test_where_no_checkpoint_is_readable_the_run_stops_and_leaves_them_where_they_are(tmp_path, capsys):
+    fit(make_run(tmp_path, steps=4, save_every=2))
+    for step in ("2", "4"):
+        os.truncate(tmp_path / "checkpoints" / step / "rest" / "manifest.ocdbt", 0)
+    for _ in range(2):
+        with pytest.raises(Stopped, match=r"no checkpoint is readable; move .*/checkpoints away to start anew"):
+            fit(make_run(tmp_path, steps=4, save_every=2))
+    assert "checkpoint 4 of" in capsys.readouterr().err
+    assert steps(tmp_path) == [4, 2]
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert int(fit(make_run(tmp_path, steps=4)).step) == 4
+
+
+def refused(error):
+    def load(*_):
+        raise KeyError("incompatible handler") from error  # as orbax does, whatever went wrong
+
+    return load
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), PermissionError(13, "no"), ValueError("RESOURCE_EXHAUSTED: no memory"), TypeError("a bug")]
+)
+def test_an_error_that_is_no_damage_costs_no_checkpoint(trained, monkeypatch, error):
+    workdir, state = trained
+    monkeypatch.setattr(checkpoint_lib.ocp, "load_checkpointables", refused(error))
+    for read in (lambda: restore(workdir, state), lambda: load_params(workdir)):
+        with pytest.raises(KeyError) as raised:
+            read()
+        assert raised.value.__cause__ is error
+    assert steps(workdir) == [4, 2]
+    assert not (workdir / "unreadable").exists()
+
+
+DAMAGES = {
+    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["manifest.ocdbt", "_METADATA", "d/*"])
+@pytest.mark.parametrize("item", ["params", "average", "rest"])
+def test_damage_to_a_checkpoint_without_a_seal_is_told_by_the_load(trained, tmp_path, capsys, item, file, damage):
+    """Killed between its commit and its seal."""
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    latest = tmp_path / "checkpoints" / "4"
+    (latest / "sizes.json").unlink()
+    DAMAGES[damage](next((latest / item).glob(file)))
+    if item == "average":
+        load_params(tmp_path)  # falls back too
+        assert "checkpoint 4 of" in capsys.readouterr().err
+    assert int(restore(tmp_path, trained[1]).step) == 2
+    assert "checkpoint 4 of" in capsys.readouterr().err
+    assert steps(tmp_path) == [2]
+    assert (tmp_path / "unreadable" / "4").is_dir()
+
+
+@pytest.mark.parametrize("lost", [".", "params", "rest", "params/d"])
+def test_a_folder_that_is_gone_from_a_checkpoint_without_a_seal(trained, tmp_path, lost):
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    latest = tmp_path / "checkpoints" / "4"
+    (latest / "sizes.json").unlink()
+    shutil.rmtree(latest / lost)
+    latest.mkdir(exist_ok=True)
+    assert int(restore(tmp_path, trained[1]).step) == 2
+
+
+def test_a_truncated_seal_is_damage_too(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    os.truncate(tmp_path / "checkpoints" / "4" / "sizes.json", 9)
+    assert int(restore(tmp_path, trained[1]).step) == 2
+
+
+def test_a_state_of_another_optimizer_is_refused_by_name(trained):
+    workdir, state = trained
+    others = [
+        (state.replace(extra={"seen": jnp.zeros(3)}), r"rest/extra/seen is \(\) there and \(3,\) here"),
+        (state.replace(opt_state=optax.sgd(0.1, 0.9).init(state.params)), "rest/opt_state/0/trace/fc1/bias is absent"),
+        (make_run(workdir, steps=4).init(), "average/fc1/bias is .* and absent here"),
+        (state.replace(extra={}), "rest/extra/seen is .* there and absent here"),
+    ]
+    for other, message in others:
+        with pytest.raises(InputError, match=message):
+            restore(workdir, other)
+    assert steps(workdir) == [4, 2]
+
+
+def test_a_checkpoint_is_sealed_once_it_is_committed_not_at_the_next_save(tmp_path):
+    run = make_run(tmp_path)
+    seal = tmp_path / "checkpoints" / "1" / "sizes.json"
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, run.init())
+        deadline = time.monotonic() + 30
+        while not seal.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        sizes = json.loads(seal.read_text())
+    assert any(name.startswith("params/d/") for name in sizes)
 
 
 def test_a_save_does_not_see_the_steps_that_reuse_its_buffers(tmp_path):

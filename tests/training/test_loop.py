@@ -123,7 +123,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(whole, tmp_path, ca
     os.truncate(largest, largest.stat().st_size // 2)
     state = fit(make_run(tmp_path, **OPTIONS))
     said = capsys.readouterr().err
-    assert "checkpoint 12 cannot be read" in said
+    assert "checkpoint 12 of" in said
     assert "going on from step 8" in said
     assert "Traceback" not in said
     assert_equal(state, whole[1])
@@ -160,6 +160,22 @@ def test_evaluations_run_every_so_often_and_at_the_end_on_the_state_of_their_ste
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="does not divide"):
         fit(make_run(tmp_path / "run", accumulate=3))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"log_every": 0}, r"log\.every_steps=0"),
+        ({"save_every": 0}, r"checkpoint\.every_steps=0"),
+        ({"keep": 0}, r"checkpoint\.keep=0"),
+        ({"evals": (Eval("val", 0, lambda state: {}),)}, r"eval\.every \(val\)=0"),
+        *[({"profile": p}, r"log\.profile=.*first step") for p in [(3,), (1, 5), (3, 0), ("3", 5), 3, (3, 4, 5)]],
+    ],
+)
+def test_intervals_below_one_are_refused_before_anything_is_written(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        fit(make_run(tmp_path / "run", **settings))
     assert not (tmp_path / "run").exists()
 
 

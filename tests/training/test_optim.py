@@ -1,5 +1,7 @@
 """The optimizer against torch.optim under timm's parameter groups, and the schedule against its formula."""
 
+import ast
+import inspect
 import math
 
 import jax
@@ -9,6 +11,7 @@ import optax
 import pytest
 
 from lvit_jax.errors import InputError
+from lvit_jax.training import optim
 from lvit_jax.training.optim import averaged, decay_mask, layer_id, make_schedule, make_tx, with_average
 from lvit_jax.tree import flatten, unflatten
 
@@ -217,3 +220,9 @@ def test_a_rule_that_matches_nothing_is_refused(rule):
 def test_an_unknown_optimizer_is_refused_with_the_valid_ones():
     with pytest.raises(InputError, match=r"'adam'.*adamw.*sgd"):
         make_tx(tiny_params(), **RUN, name="adam")
+
+
+def test_no_function_here_is_longer_than_fifty_lines():
+    for node in ast.walk(ast.parse(inspect.getsource(optim))):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 50, node.name

@@ -12,10 +12,10 @@ from lvit_jax.training.record import compare_configs, read_record, write_record
 CONFIG = {
     "model": {"name": "vit_tiny", "remat": False, "image_size": (32, 32)},
     "optim": {"blr": 1e-3, "no_decay": ()},
-    "init": {"encoder": "runs/a", "teacher": None},
-    "data": {"source": "folder:/x"},
+    "init": {"encoder": "runs/a", "teacher": None, "demo_teacher": None},
+    "data": {"source": "folder:/x", "threads": None, "max_broken": 0.1},
     "mesh": {"devices": None},
-    "profile": None,
+    "log": {"profile": None},
 }
 
 
@@ -39,16 +39,33 @@ def test_a_folder_without_a_record_is_refused(tmp_path):
         read_record(tmp_path)
 
 
+@pytest.mark.parametrize("text", ['{"model_type": "vit"}', '{"kind": "vit"}', "[]", "3", '{"kind": ["run"]}'])
+def test_a_record_that_is_not_ours_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match="`lvit import_torch --file=") as error:
+        read_record(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
 def test_a_config_that_went_through_json_is_the_same():
     assert compare_configs(json.loads(json.dumps(CONFIG)), CONFIG) == []
 
 
 def test_what_does_not_change_the_mathematics_may_differ():
-    new = changed(mesh={"devices": 4}, model={"remat": True}) | {"profile": [10, 5]}
+    new = changed(
+        model={"remat": True},
+        init={"demo_teacher": "configs/demo/teacher.py"},
+        data={"threads": 2, "max_broken": 0.5},
+        mesh={"devices": 4},
+        log={"profile": [10, 5]},
+    )
     assert compare_configs(CONFIG, new) == [
         "model/remat: False -> True",
+        "init/demo_teacher: None -> 'configs/demo/teacher.py'",
+        "data/threads: None -> 2",
+        "data/max_broken: 0.1 -> 0.5",
         "mesh/devices: None -> 4",
-        "profile: None -> [10, 5]",
+        "log/profile: None -> [10, 5]",
     ]
 
 

@@ -57,6 +57,19 @@ def test_a_later_start_replaces_the_steps_it_did_again(tmp_path):
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(2, 1.0), (4, 2.0), (6, 3.5), (8, 4.0)]
 
 
+def test_records_of_a_checkpoint_that_the_run_fell_back_from_do_not_replace_newer_ones(tmp_path):
+    for start, losses in ((0, {500: 1.0, 1000: 2.0}), (1000, {1500: 9.0}), (500, {1000: 2.5, 1500: 3.0, 2000: 4.0})):
+        with Report(tmp_path, start, 2000, tensorboard=False) as report:
+            for step, loss in losses.items():
+                report.train(step, {"loss": loss})
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [
+        (500, 1.0),
+        (1000, 2.5),
+        (1500, 3.0),
+        (2000, 4.0),
+    ]
+
+
 def test_pictures_and_scalars_reach_tensorboard(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
     with Report(tmp_path, 0, 10, tensorboard=True) as report:
