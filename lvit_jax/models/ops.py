@@ -3,7 +3,7 @@
 The mathematics is the usual one; the form is what XLA for CPU needs. Left to itself it fuses the whole chain of
 residual gradients, from the last block down, into each transposed copy that a weight gradient reads (MAE-Tiny's step
 then takes two to three times as long), and the gradients that JAX derives for attention come out transposed (twice
-the time of attention). On TPU both forms cost the same.
+the time of attention).
 """
 
 import math
