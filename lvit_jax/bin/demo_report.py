@@ -99,7 +99,8 @@ def page(folder: Path, results: Mapping[str, Any], captions: Mapping[str, str], 
         examples=360,
         table=_html_table(results),
         note=f"With 100 labels: mean ± standard deviation over {seeds} seeds, which also draw the labels. With all "
-        f"labels: one run each; one image is 0.28 points. Best single run, by these same images: "
+        f"labels: one run each; one image is 0.28 points. The schedules were tuned on these images, which flatters the "
+        f"ViTs. Best single run, by these same images: "
         f"{ROWS[best['start']]}, {LABELS[best['labels']]}, seed {best['seed']}: {best['top1']:.1f} %; exported to "
         f"{html.escape(results['export'])}. This start of the demo took {results['seconds'] / 60:.1f} minutes "
         f"({results['cpu_seconds'] / 60:.1f} of CPU time); finished runs are not repeated.",
