@@ -29,6 +29,7 @@ setup(
         "clu",
         "etils[epath]",
         "flax>=0.12.8",
+        "importlib_resources",  # tfds 4.9.10 uses it for checksums and does not require it
         "jax>=0.10",
         "matplotlib",
         "ml-collections",
