@@ -21,7 +21,7 @@ def to_torch(params: Mapping, arch: Arch, layout: str) -> dict[str, np.ndarray]:
 
     Args:
       params: {"encoder": …, "decoder": …, "head": …}; what `arch` does not have is left out.
-      arch: sizes; `arch.depth` blocks are written (12 of the 13 of a D²-MAE run, or 8 with its decoder).
+      arch: sizes; `arch.depth` blocks are written (fewer than there are where a D²-MAE run goes with its decoder).
       layout: 'mae' (also timm's) or 'hf'.
 
     Raises:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from lvit_jax.data import order
 from lvit_jax.data.recipes import Example
 from lvit_jax.data.source import Source
-from lvit_jax.errors import InputError
+from lvit_jax.errors import InputError, Stopped
 
 CANDIDATES = 32  # tries for one place before the run gives up
 STREAMS = 64  # of randomness per example, more than any recipe uses
@@ -51,7 +51,8 @@ def train_batches(
       int64 [b], the example whose place it is, "broken": int32 [b], 1 where another image stands in for it}.
 
     Raises:
-      InputError: batch_size does not divide; while iterating: too many broken images.
+      InputError: batch_size does not divide.
+      Stopped: while iterating: too many broken images.
     """
     share = local_size(batch_size, processes)
 
@@ -240,14 +241,14 @@ class Broken:
                 return image.numpy(), label.numpy()
             except tf.errors.OpError:
                 self.name(candidate)
-        raise InputError(f"{CANDIDATES} images drawn from {self.source.name} are all broken; {self._example()}")
+        raise Stopped(f"{CANDIDATES} images drawn from {self.source.name} are all broken; {self._example()}")
 
     def judge(self, count: int) -> None:
         """Counts so many places more and stops the run if the share of broken images among those read is too high."""
         self.read += count
         if self.read >= JUDGED_FROM and self.bad > self.max_broken * self.read:
             share = f"{self.bad} of {self.read} images read from {self.source.name} are broken"
-            raise InputError(
+            raise Stopped(
                 f"{share} ({self.bad / self.read:.0%}), more than data.max_broken={self.max_broken}; {self._example()}"
             )
 

@@ -11,7 +11,7 @@ from conftest import save_image
 from lvit_jax.data.folders import open_folder
 from lvit_jax.data.pipeline import eval_batches, train_batches
 from lvit_jax.data.recipes import evaluate, finetune
-from lvit_jax.errors import InputError
+from lvit_jax.errors import InputError, Stopped
 
 COMMON = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
@@ -150,7 +150,7 @@ def test_replacements_are_the_same_after_resuming(damaged_batches):
 def test_too_many_broken_images_stop_the_run(damaged):
     source = open_folder(str(damaged), "train")
     batches = train_batches(source, finetune(**COMMON), batch_size=10, seed=2, max_broken=0.02)
-    with pytest.raises(InputError, match=r"\d+ of \d+ images read from folder:.* are broken \(\d+%\).*max_broken=0.02"):
+    with pytest.raises(Stopped, match=r"\d+ of \d+ images read from folder:.* are broken \(\d+%\).*max_broken=0.02"):
         first(batches(0), 20)
 
 
@@ -158,7 +158,7 @@ def test_a_folder_of_broken_images_stops_the_run(tmp_path):
     for i in range(5):
         (tmp_path / f"{i}.png").write_text("nothing")
     source = open_folder(str(tmp_path), "train", labels=False)
-    with pytest.raises(InputError, match="all broken"):
+    with pytest.raises(Stopped, match="all broken"):
         first(train_batches(source, finetune(**COMMON), batch_size=4, seed=0)(0), 1)
 
 
