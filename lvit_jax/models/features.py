@@ -46,8 +46,7 @@ def relation(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def attend(block: BlockOut) -> jax.Array:
     """softmax(logits)·V: [B,W,M,H,K] in the type of V; the softmax itself is float32."""
-    weights = softmax(attention_logits(block)).astype(block.v.dtype)
-    return _heads_first(mixture(weights, _heads_first(block.v)))
+    return _heads_first(mixture(attention_logits(block), _heads_first(block.v)))
 
 
 def _products(a: jax.Array, b: jax.Array) -> jax.Array:

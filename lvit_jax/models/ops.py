@@ -61,24 +61,6 @@ products.defvjp(_products_fwd, _products_bwd)
 
 
 @jax.custom_vjp
-def mixture(weights: jax.Array, values: jax.Array) -> jax.Array:
-    """weights·values: [...,M,N] and [...,N,K] -> [...,M,K]."""
-    return _batched(weights, values, -1, -2)
-
-
-def _mixture_fwd(weights, values):
-    return mixture(weights, values), (weights, values)
-
-
-def _mixture_bwd(saved, g):
-    weights, values = saved
-    return _batched(g, values, -1, -1), _batched(weights, g, -2, -2)
-
-
-mixture.defvjp(_mixture_fwd, _mixture_bwd)
-
-
-@jax.custom_vjp
 def softmax(logits: jax.Array) -> jax.Array:
     """Softmax of float32 logits over the last axis."""
     shifted = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -96,6 +78,28 @@ def _softmax_bwd(weights, g):
 
 
 softmax.defvjp(_softmax_fwd, _softmax_bwd)
+
+
+@jax.custom_vjp
+def mixture(logits: jax.Array, values: jax.Array) -> jax.Array:
+    """softmax(logits)·values: float32 [...,M,N] and [...,N,K] -> [...,M,K] in the type of the values."""
+    return _mixture_fwd(logits, values)[0]
+
+
+def _mixture_fwd(logits, values):
+    weights = softmax(logits).astype(values.dtype)
+    out = _batched(weights, values, -1, -2)
+    return out, (weights, values, out)
+
+
+def _mixture_bwd(saved, g):
+    weights, values, out = saved
+    # The softmax's row sum of weights·gradient, N entries a row, is that of out·g, K entries (FlashAttention).
+    rows = (out.astype(jnp.float32) * g.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    return weights * (_batched(g, values, -1, -1, jnp.float32) - rows), _batched(weights, g, -2, -2)
+
+
+mixture.defvjp(_mixture_fwd, _mixture_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

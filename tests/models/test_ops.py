@@ -27,6 +27,9 @@ CASES = {
         lambda x, s, b: F.layer_norm(x, x.shape[-1:], s, b, 1e-2),
         (draw(5, 8) * 0.1, draw(8), draw(8) + 1),
     ),
+    "products": (ops.products, lambda a, b: a @ b.transpose(-1, -2), (draw(2, 3, 5, 4), draw(2, 3, 7, 4))),
+    "softmax": (ops.softmax, lambda x: x.softmax(-1), (draw(2, 5, 7) * 4,)),
+    "mixture": (ops.mixture, lambda x, v: x.softmax(-1) @ v, (draw(2, 3, 5, 7) * 4, draw(2, 3, 7, 4))),
     "gelu": (ops.gelu, F.gelu, (np.linspace(-9, 9, 200, dtype=np.float32).reshape(10, 20),)),
 }
 
