@@ -30,13 +30,14 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
     return tree
 
 
-def match(rules: Sequence[tuple[str, Any]], tree: Mapping, default: Any = None) -> dict:
+def match(rules: Sequence[tuple[str, Any]], tree: Mapping, default: Any = None, where: str = "") -> dict:
     """A tree of the same shape that holds, for each leaf, the value of the first rule whose regex matches.
 
     Args:
       rules: (regex, value) pairs; a regex must match the whole name of a leaf ('encoder/block_0/norm1/scale').
       tree: a nested dict.
       default: the value of leaves that no rule matches.
+      where: the config key of the rules, for the message.
 
     Raises:
       InputError: a rule whose regex matches no leaf at all: a misspelt rule must not pass in silence.
@@ -44,7 +45,7 @@ def match(rules: Sequence[tuple[str, Any]], tree: Mapping, default: Any = None) 
     names = list(flatten(tree))
     for pattern, _ in rules:
         if not any(re.fullmatch(pattern, name) for name in names):
-            raise InputError(f"rule {pattern!r} matches no parameter{nearest(pattern, names)}")
+            raise InputError(f"{where} rule {pattern!r} matches no parameter{nearest(pattern, names)}".lstrip())
 
     def decide(name):
         return next((value for pattern, value in rules if re.fullmatch(pattern, name)), default)

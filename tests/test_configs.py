@@ -4,16 +4,18 @@ import inspect
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from lvit_jax.bin import flags
-from lvit_jax.build.parts import make_objective, shapes
+from lvit_jax.build.parts import example, make_objective, shapes
 from lvit_jax.build.run import make_optimizer
 from lvit_jax.data.recipes import RECIPES
 from lvit_jax.data.sources import open_data
 from lvit_jax.objectives import NEEDS_TEACHER
 from lvit_jax.training.record import write_record
 from lvit_jax.tree import flatten
+from lvit_jax.types import TrainState
 
 ROOT = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("*/*.py") if path.name != "__init__.py")
@@ -37,9 +39,13 @@ def test_config_builds(name, teacher, tmp_path):
             sizes = flags.load_config(config.init.demo_teacher)
             write_record(teacher, {"kind": "run", "config": sizes.to_dict()})
     plain = config.to_dict()
-    abstract = shapes(make_objective(plain, CLASSES), plain)
+    objective = make_objective(plain, CLASSES)
+    abstract = shapes(objective, plain)
     tx, schedule, steps = make_optimizer(plain, abstract.params, 1_281_167)
     jax.eval_shape(tx.init, abstract.params)
+    state = TrainState(jnp.zeros((), jnp.int32), abstract.params, (), abstract.frozen, abstract.extra)
+    loss, aux = jax.eval_shape(objective.loss, abstract.params, state, example(plain), jax.random.key(0))
+    assert loss.shape == () and all(value.shape == () for value in aux.metrics.values())
     assert steps > 0 and float(schedule(steps // 2)) > 0
     known = set(inspect.signature(open_data).parameters) | set(
         inspect.signature(RECIPES[config.data.recipe]).parameters

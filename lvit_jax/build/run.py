@@ -15,7 +15,7 @@ from lvit_jax.data.sources import Data
 from lvit_jax.errors import InputError
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import steps as saved_steps
-from lvit_jax.training.loop import Run
+from lvit_jax.training.loop import Run, check_intervals
 from lvit_jax.training.optim import Schedule, make_tx
 from lvit_jax.training.record import compare_configs, read_record
 from lvit_jax.training.step import make_init
@@ -45,7 +45,7 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
         key = jax.random.key(config["seed"])
         return mesh_lib.place(mesh, start, key, example(config), weights.params, weights.frozen)
 
-    return Run(
+    run = Run(
         objective=objective,
         tx=tx,
         schedule=schedule,
@@ -63,7 +63,9 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
         log_every=config["log"]["every_steps"],
         tensorboard=config["log"]["tensorboard"],
         profile=config["log"]["profile"],
-    ), record
+    )
+    check_intervals(run)
+    return run, record
 
 
 def make_optimizer(config: Config, params: Tree, examples: int) -> tuple[optax.GradientTransformation, Schedule, int]:

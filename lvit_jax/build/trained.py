@@ -22,6 +22,13 @@ from lvit_jax.training.record import read_record
 from lvit_jax.types import Objective, TrainState, Tree
 
 
+# What the config of an import lacks and a run's has: its weights came without data.
+IMPORT = {
+    "data": {"source": None, "data_dir": None, "eval_crop": 0.875, "resample": "exact"},
+    "eval": {"batch_size": 64},
+}
+
+
 class Trained(NamedTuple):
     """A classifier from its workdir: a run or an import."""
 
@@ -43,7 +50,7 @@ def load_trained(workdir: epath.PathLike, ema: bool = True) -> Trained:
       InputError: no such workdir, no checkpoint, or weights that are no classifier.
     """
     record = read_record(workdir)
-    config = record["config"]
+    config = IMPORT | record["config"]
     name = (config["objective"] or {"name": "backbone"})["name"]
     if name != "classify":
         raise InputError(f"{workdir} holds a {name!r}, not a classifier; fine-tune it first")
@@ -66,8 +73,7 @@ def evaluate_classifier(
     """
     chosen = choose_source(trained, source, split, data_dir)
     mesh = mesh_lib.make_mesh()
-    own = trained.config.get("eval", {"batch_size": 64})  # an import has no such section
-    size = own["batch_size"] if batch_size is None else batch_size
+    size = trained.config["eval"]["batch_size"] if batch_size is None else batch_size
     mesh_lib.check_batch(size, mesh)
     batches = device_batches(chosen, transform(trained), size, mesh)
     figures = make_classify(trained.objective)(trained.params, trained.state, batches())
@@ -76,8 +82,8 @@ def evaluate_classifier(
 
 def choose_source(trained: Trained, source: str | None, split: str | None, data_dir: str | None) -> Source:
     """The split to evaluate on; labels of another source are numbered by the names of this model's classes."""
-    own = trained.config.get("data")
-    if source is None and own is None:
+    own = trained.config["data"]
+    if source is None and own["source"] is None:
         raise InputError("imported weights have no data of their own; name some with --source=")
     if source is None and split in (None, "val", "validation"):
         data = load_data(trained.config)
@@ -87,7 +93,7 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
         if val is None:
             raise InputError(f"the run's source {own['source']!r} has no validation split; name one with --split=")
         return val
-    source, data_dir = source or own["source"], data_dir or (own and own["data_dir"])
+    source, data_dir = source or own["source"], data_dir or own["data_dir"]
     splits = source_splits(source, data_dir)
     if split is None:
         named = [name for name in splits if ALIASES.get(name) == "validation"]
@@ -100,7 +106,7 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
 def transform(trained: Trained) -> Example:
     """The evaluation transform that the model was trained to be judged by."""
     height, width, channels = image_shape(trained.config["model"])
-    own = trained.config.get("data", {"eval_crop": 0.875, "resample": "exact"})  # an import has no such section
+    own = trained.config["data"]
     return RECIPES["eval"](
         image_size=(height, width),
         channels=channels,

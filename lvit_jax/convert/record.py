@@ -72,6 +72,7 @@ def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
         "name": same[0] if same else "vit_base",
         "image_size": arch.image_size[0] if arch.image_size[0] == arch.image_size[1] else list(arch.image_size),
         **{key: getattr(arch, key) for key in ("width", "depth", "heads", "patch_size", "channels", "positions")},
+        "dtype": "float32",  # of evaluations and predictions: what the weights were compared in
     }
     if arch.norm_eps != NORM_EPS:
         model["norm_eps"] = arch.norm_eps

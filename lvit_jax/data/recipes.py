@@ -94,7 +94,9 @@ def finetune(
       (the others as in `mae`)
     """
     size = as_size(image_size)
-    _check(interpolation, resample, pad, crop_scale)
+    _check(interpolation, resample, pad)
+    _check_range("crop_scale", crop_scale, 1.0)
+    _check_range("crop_ratio", crop_ratio, float("inf"))
     policy = randaug.parse_randaugment(randaugment) if randaugment else None
     fill = tf.constant([min(255, round(255 * m)) for m in mean], tf.uint8)  # as timm: the mean colour
 
@@ -131,7 +133,9 @@ def evaluate(
 ) -> Example:
     """Evaluation: short side to floor(size / eval_crop), bicubic, centre crop. The seed is not used."""
     size = as_size(image_size)
-    _check("bicubic", resample, 0, (0.08, 1.0))
+    _check("bicubic", resample, 0)
+    if not 0 < eval_crop <= 1:
+        raise InputError(f"data.eval_crop={eval_crop} is not a share of the image in (0, 1]")
 
     def example(data, seed):
         del seed
@@ -158,12 +162,16 @@ def _interpolate(image, size, interpolation, resample, drawn):
     return tf.cond(drawn < 0.5, bicubic, bilinear)
 
 
-def _check(interpolation, resample, pad, crop_scale):
+def _check(interpolation, resample, pad):
     if interpolation not in INTERPOLATIONS:
         raise unknown("data.interpolation", interpolation, INTERPOLATIONS)
     if resample not in RESAMPLES:
         raise unknown("data.resample", resample, RESAMPLES)
     if pad < 0:
         raise InputError(f"data.pad={pad} is negative")
-    if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-        raise InputError(f"data.crop_scale={tuple(crop_scale)} is not 0 < least <= greatest <= 1")
+
+
+def _check_range(name, pair, most):
+    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= most:
+        upper = "" if most == float("inf") else f" <= {most:g}"
+        raise InputError(f"data.{name}={tuple(pair)} is not (least, greatest) with 0 < least <= greatest{upper}")

@@ -173,6 +173,8 @@ def as_statistics(statistics: str | tuple, channels: int) -> tuple[tuple[float, 
     mean, std = (tuple(map(float, values)) * (channels if len(values) == 1 else 1) for values in (mean, std))
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"data.statistics={statistics!r} is for {len(mean)} channels, the model has {channels}")
+    if min(std) <= 0:
+        raise InputError(f"data.statistics={statistics!r}: a standard deviation must be above 0")
     return mean, std
 
 

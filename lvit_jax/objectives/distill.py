@@ -51,6 +51,8 @@ def make_distill(
       InputError: layers that do not exist, an unknown target, models that cannot share a mask, unequal heads or
         widths without adapter.
     """
+    if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
+        raise InputError(f"pairs={pairs}: a list of pairs (student layer, teacher layer), such as ((12, 12),)")
     model = masked_autoencoder(encoder, decoder, mask_ratio)
     return _distillation(model, teacher, norm_pix, tuple(map(tuple, pairs)), target, alpha, adapter)
 

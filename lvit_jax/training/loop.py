@@ -64,7 +64,7 @@ def fit(run: Run) -> TrainState:
       InputError: intervals below 1, a batch that does not divide over the devices, checkpoints of another model.
       Stopped: there are checkpoints, and none of them is readable.
     """
-    _check_intervals(run)
+    check_intervals(run)
     mesh_lib.check_batch(run.batch_size, run.mesh, run.accumulate)
     state = restore(run.workdir, run.init())
     start = int(state.step)
@@ -78,7 +78,8 @@ def fit(run: Run) -> TrainState:
         return _train(run, state, start, checkpoints, report)
 
 
-def _check_intervals(run: Run) -> None:
+def check_intervals(run: Run) -> None:
+    """Raises InputError for an interval below 1, or a `profile` that is no (first step, how many)."""
     intervals = {
         "log.every_steps": run.log_every,
         "checkpoint.every_steps": run.save_every,

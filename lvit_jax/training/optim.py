@@ -64,10 +64,11 @@ def layer_scales(params: Tree, decay: float, depth: int) -> Tree:
 
 def decay_mask(params: Tree, no_decay: Sequence[str] = (), frozen: Sequence[str] = ()) -> Tree:
     """Which parameters decay: not vectors and scalars, not biases, not what a regex of `no_decay` or `frozen` names."""
-    exempt = flatten(match([(pattern, True) for pattern in (*no_decay, *frozen)], params, default=False))
+    exempt = flatten(match([(pattern, True) for pattern in no_decay], params, False, "optim.no_decay"))
+    still = flatten(match([(pattern, True) for pattern in frozen], params, False, "optim.frozen"))
 
     def decays(name, leaf):
-        return leaf.ndim > 1 and not name.endswith("/bias") and not exempt[name]
+        return leaf.ndim > 1 and not name.endswith("/bias") and not exempt[name] and not still[name]
 
     return unflatten({name: decays(name, leaf) for name, leaf in flatten(params).items()})
 
