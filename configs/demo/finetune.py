@@ -1,4 +1,4 @@
-"""Fine-tuning in miniature on the bundled digits, about half a minute on two cores; from scratch where `init` is empty.
+"""Fine-tuning in miniature on the bundled digits, under a minute on two cores; from scratch where `init` is empty.
 
 lvit train --config=configs/demo/finetune.py --workdir=runs/demo_ft --config.init.encoder=runs/demo_mae
 """

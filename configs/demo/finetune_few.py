@@ -1,4 +1,4 @@
-"""Fine-tuning in miniature on 100 labels of the bundled digits, about ten seconds on two cores.
+"""Fine-tuning in miniature on 100 labels of the bundled digits, about fifteen seconds on two cores.
 
 lvit train --config=configs/demo/finetune_few.py --workdir=runs/demo_few --config.init.encoder=runs/demo_mae
 """

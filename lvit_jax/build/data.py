@@ -13,6 +13,7 @@ from lvit_jax.data.source import Source
 from lvit_jax.data.sources import Data, open_data
 from lvit_jax.evals.classify import make_classify
 from lvit_jax.evals.reconstruct import make_reconstruct
+from lvit_jax.evals.spread import make_spread
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.optim import averaged
 from lvit_jax.types import Batch, Eval, Objective, TrainState
@@ -39,7 +40,7 @@ def make_batches(config: Config, data: Data) -> Callable:
 
 
 def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, data: Data, steps: int) -> tuple:
-    """What is measured during the run: accuracy of a classifier, reconstructions of a masked autoencoder."""
+    """What is measured during the run: accuracy, reconstructions, or (where a method has neither) features' spread."""
     size = config["eval"]["batch_size"]
     every = max(1, round(config["eval"]["every_epochs"] * data.train.size / config["train"]["batch_size"]))
     labels = "classes" in config["objective"]
@@ -50,6 +51,8 @@ def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, da
     batches = device_batches(source, data.transform, size, mesh, data.threads)
     if labels:
         measure = make_classify(objective)
+    elif "norm_pix" not in config["objective"]:  # nothing is reconstructed
+        measure = make_spread(objective)
     else:
         measure = make_reconstruct(objective, data.mean, data.std, config["objective"]["norm_pix"])
 

@@ -5,11 +5,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lvit_jax.data.recipes import VIEWS
 from lvit_jax.errors import InputError, nearest
-from lvit_jax.models.vit import ViT, vit
+from lvit_jax.models import ENCODERS, KINDS
 from lvit_jax.objectives import NEEDS_TEACHER, OBJECTIVES
 from lvit_jax.training.record import read_record
 from lvit_jax.types import Batch, Objective, Variables
@@ -28,9 +30,16 @@ def call(function: Callable, section: str, given: Config, **computed: Any) -> An
     return function(**{**given, **computed})
 
 
-def encoder(model: Config) -> ViT:
-    """The config's `model` section -> encoder."""
-    return vit(**{key: value for key, value in model.items() if key != "image_size"})
+def encoder(model: Config) -> nn.Module:
+    """The config's `model` section -> encoder, a linen module that returns Features."""
+    make = named(KINDS[ENCODERS[model["name"]][0]])
+    return call(make, "model", {key: value for key, value in model.items() if key != "image_size"}, name=model["name"])
+
+
+def named(place: str) -> Callable:
+    """'module:function' -> the function."""
+    module, function = place.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def image_shape(model: Config) -> tuple[int, int, int]:
@@ -41,8 +50,10 @@ def image_shape(model: Config) -> tuple[int, int, int]:
 
 
 def example(config: Config) -> Batch:
-    """A batch of one blank image, for shapes."""
-    return {"image": jnp.zeros((1, *image_shape(config["model"]))), "label": jnp.zeros((1,), jnp.int32)}
+    """A batch of one blank example, for shapes; a recipe of several views stacks them before the image's own axes."""
+    views = VIEWS[config["data"]["recipe"]]
+    image = jnp.zeros((1, *((views,) if views > 1 else ()), *image_shape(config["model"])))
+    return {"image": image, "label": jnp.zeros((1,), jnp.int32)}
 
 
 def make_objective(config: Config, classes: tuple[str, ...] | None, teacher: Config | None = None) -> Objective:
@@ -53,8 +64,7 @@ def make_objective(config: Config, classes: tuple[str, ...] | None, teacher: Con
       teacher: the `model` section of a teacher that is yet to be trained; None: that of init.teacher's record.
     """
     section = config["objective"]
-    module, function = OBJECTIVES[section["name"]].split(":")
-    make = getattr(importlib.import_module(module), function)
+    make = named(OBJECTIVES[section["name"]])
     computed: dict[str, Any] = {"encoder": encoder(config["model"])}
     if section["name"] in NEEDS_TEACHER:
         teacher = teacher or read_record(need_teacher(config))["config"]["model"]

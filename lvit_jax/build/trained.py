@@ -21,7 +21,6 @@ from lvit_jax.training.checkpoint import load_params
 from lvit_jax.training.record import read_record
 from lvit_jax.types import Objective, TrainState, Tree
 
-
 # What the config of an import lacks and a run's has: its weights came without data.
 IMPORT = {
     "data": {"source": None, "data_dir": None, "eval_crop": 0.875, "resample": "exact"},

@@ -146,6 +146,8 @@ def evaluate(
 
 
 RECIPES = {"mae": mae, "finetune": finetune, "eval": evaluate}
+# Views of an image that a recipe gives: with more than one, an example is [views,H,W,C].
+VIEWS = {"mae": 1, "finetune": 1, "eval": 1}
 
 
 def as_size(image_size: int | tuple[int, int]) -> tuple[int, int]:

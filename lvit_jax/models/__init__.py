@@ -1,5 +1,8 @@
 """The menu of models: names and sizes. Imports nothing, so that a misspelt name costs no second."""
 
+# kind -> the function behind the config's `model` section, for all sizes of that kind.
+KINDS = {"vit": "lvit_jax.models.vit:vit"}
+
 # name -> (kind, size). Heads follow MAE-Lite (models_vit.py): tiny and small take 12 heads so that their attention has
 # as many heads as the MAE-Base teacher. DeiT's counts (3 and 6) come with `heads=3`, `heads=6`.
 ENCODERS = {

@@ -26,11 +26,17 @@ class BlockOut:
 
 @flax.struct.dataclass
 class Features:
-    """The result of every encoder. Token 0 is CLS; the patches follow in row-major order."""
+    """The result of every encoder: `prefix` tokens (CLS), then the patches in row-major order."""
 
     tokens: jax.Array  # [B,N,D], after the final norm if the encoder has one
     blocks: tuple[BlockOut, ...]
     grid: tuple[int, int] = flax.struct.field(pytree_node=False)  # (rows, columns) of the whole image
+    prefix: int = flax.struct.field(pytree_node=False, default=1)  # 0 for hierarchical encoders, which have no CLS
+
+    @property
+    def patches(self) -> jax.Array:
+        """[B,N,D] without the prefix."""
+        return self.tokens[:, self.prefix :]
 
 
 def attention_logits(block: BlockOut) -> jax.Array:

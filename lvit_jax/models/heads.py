@@ -4,11 +4,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lvit_jax.errors import unknown
+from lvit_jax.errors import InputError, unknown
+from lvit_jax.models.features import Features
 from lvit_jax.models.layers import LayerNorm
 from lvit_jax.models.vit import ViT
 
 POOLS = ("mean", "cls")
+
+
+def pool(features: Features, how: str) -> jax.Array:
+    """The mean over the patches, or the CLS token: float32 [B,D].
+
+    Raises:
+      InputError: "cls" of an encoder that has none.
+    """
+    if how == "cls" and not features.prefix:
+        raise InputError("pool='cls', but this encoder has no CLS token; nearest: 'mean'")
+    tokens = (features.patches if how == "mean" else features.tokens[:, :1]).astype(jnp.float32)
+    return tokens.mean(axis=1)
 
 
 class Head(nn.Module):
@@ -20,10 +33,9 @@ class Head(nn.Module):
     norm_eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """tokens [B,1+N,D], not normed -> float32 logits [B,C]."""
-        tokens = tokens.astype(jnp.float32)
-        pooled = tokens[:, 1:].mean(axis=1) if self.pool == "mean" else tokens[:, 0]
+    def __call__(self, features: Features) -> jax.Array:
+        """Features whose tokens are not normed -> float32 logits [B,C]."""
+        pooled = pool(features, self.pool)
         # timm's trunc_normal_ cuts at ±2 absolute, a hundred deviations away: a plain normal.
         fc = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.std), name="fc")
         return fc(LayerNorm(jnp.float32, self.norm_eps, name="norm")(pooled))
@@ -37,7 +49,7 @@ class Classifier(nn.Module):
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """images [B,H,W,C] -> float32 logits [B,C]."""
-        return self.head(self.encoder(images, train=train).tokens)
+        return self.head(self.encoder(images, train=train))
 
 
 def classifier(encoder: ViT, classes: int, pool: str = "mean", head_std: float = 0.02) -> Classifier:
