@@ -38,8 +38,6 @@ def train_batches(
     """The endless training batches of this process, from any step on.
 
     Args:
-      source: what to read.
-      augment: a recipe.
       batch_size: of all processes together; `processes` must divide it.
       seed: of order and augmentation.
       process, processes: which slice of every batch is read here.
@@ -50,12 +48,9 @@ def train_batches(
       batches(step) -> iterator of {"image": float32 [b,H,W,C], "label": int32 [b] (if there are labels), "index":
       int64 [b], the example whose place it is, "broken": int32 [b], 1 where another image stands in for it}.
 
-    Raises:
-      InputError: batch_size does not divide.
-      Stopped: while iterating: too many broken images.
+    Raises: InputError: batch_size does not divide. Stopped, while iterating: too many broken images.
     """
     share = local_size(batch_size, processes)
-
     load = _loader(source, augment, seed)
 
     def places(step: int) -> tuple[np.ndarray, np.ndarray]:

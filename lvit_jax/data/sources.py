@@ -81,14 +81,6 @@ def open_data(
         train = _limited(train, limit, limit_seed)
     mean, std = as_statistics(statistics, channels)
     common = {"image_size": image_size, "channels": channels, "mean": mean, "std": std, "resample": resample}
-    record = {
-        "classes": list(train.classes) if train.classes else None,
-        "mean": list(mean),
-        "std": list(std),
-        "size": train.size,
-        "val_size": val.size if val else 0,
-        "fingerprint": train.fingerprint,
-    }
     return Data(
         train=train,
         val=val,
@@ -99,8 +91,19 @@ def open_data(
         max_broken=max_broken,
         threads=threads,
         held_out=held_out,
-        record=record,
+        record=_record(train, val, mean, std),
     )
+
+
+def _record(train: Source, val: Source | None, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    return {
+        "classes": list(train.classes) if train.classes else None,
+        "mean": list(mean),
+        "std": list(std),
+        "size": train.size,
+        "val_size": val.size if val else 0,
+        "fingerprint": train.fingerprint,
+    }
 
 
 def open_source(

@@ -90,11 +90,9 @@ def vit(
     Args:
       name: a size of `models.ENCODERS`; heads, depth and width override it (`heads=3` makes DeiT-Ti of vit_tiny).
       patch_size: side of a patch in pixels.
-      channels: of the images.
-      positions: "sincos" or "learned".
+      channels, positions: of the images; "sincos" or "learned".
       drop_path: rate of the last block.
-      remat: recompute blocks in the backward pass.
-      dtype: of the computation, "bfloat16" or "float32".
+      remat, dtype: recompute blocks in the backward pass; "bfloat16" or "float32" computation.
       norm_eps: ε of every LayerNorm; imports from transformers state their own.
 
     Raises:
