@@ -117,6 +117,35 @@ def d2(decoder: str, decode_from: int, teacher_layer: int) -> ConfigDict:
     )
 
 
+def tinymim() -> ConfigDict:
+    """TinyMIM on ImageNet (recipes 4.6; TinyMIM main_pretrain.py): relations of a teacher's block, two views."""
+    config = base()
+    config.objective = {  # objectives.tinymim.make_tinymim
+        "name": "tinymim",
+        "target": "relations",
+        "views": ("qk", "vv"),
+        "softmax": True,
+        "teacher_layer": 18,  # of MAE-Large's 24
+        "teacher_drop_path": 0.0,
+        "mask_ratio": 0.0,
+    }
+    with config.model.unlocked():  # fields that only this recipe has
+        config.model.last_heads = 16  # MAE-Large's
+        config.model.drop_path_shape = "constant"
+    config.model.drop_path = 0.1
+    config.data.update({"recipe": "tinymim", "crop_scale": (0.2, 1.0), "interpolation": "bicubic"})
+    with config.data.unlocked():
+        config.data.jitter = (0.4, 0.4, 0.4)  # in the code; the paper's text has only crop and flip
+    config.optim.update({"warmup_epochs": 15.0, "frozen": qkv_only(12)})
+    config.train.epochs = 300.0
+    return config
+
+
+def qkv_only(depth: int) -> tuple[str, str]:
+    """Rules for `optim.frozen` where of the last block only norm1 and attn/qkv are used, and no final norm."""
+    return f"encoder/block_{depth - 1}/(attn/proj|norm2|mlp)/.*", "encoder/norm/.*"
+
+
 def finetune() -> ConfigDict:
     """ImageNet fine-tuning, MAE-Lite's improved recipe (recipes 5.1; finetuning_exp.py)."""
     config = base()

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import pytest
 
 from lvit_jax.bin import flags
-from lvit_jax.build.parts import example, make_objective, shapes
+from lvit_jax.build.parts import encoder, example, make_objective, shapes
 from lvit_jax.build.run import make_optimizer
 from lvit_jax.data.recipes import RECIPES
 from lvit_jax.data.sources import open_data
+from lvit_jax.models.vit import drop_path_rates
 from lvit_jax.objectives import NEEDS_TEACHER
 from lvit_jax.training.record import write_record
-from lvit_jax.tree import flatten
+from lvit_jax.tree import flatten, matches
 from lvit_jax.types import TrainState
 
 ROOT = Path(__file__).parent.parent / "configs"
@@ -22,10 +23,22 @@ CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("*/*.py") if 
 CLASSES = tuple(f"class {i}" for i in range(10))
 
 
+# config -> its teacher: a size, or the config that trains it; MAE-Base for all others.
+TAUGHT_BY = {
+    "pretrain/tinymim_base.py": "vit_large",
+    "pretrain/tinymim_small.py": "pretrain/tinymim_base.py",
+    "pretrain/tinymim_tiny.py": "pretrain/tinymim_small.py",
+}
+
+
 @pytest.fixture
-def teacher(tmp_path):
-    """The record of an imported MAE-Base: objectives read their teacher's sizes from it."""
-    model = {"name": "vit_base", "image_size": 224, "patch_size": 16, "channels": 3}
+def teacher(tmp_path, name):
+    """The record of an imported MAE-Base, or of another teacher: objectives read its sizes from it."""
+    taught_by = TAUGHT_BY.get(name, "vit_base")
+    if taught_by in CONFIGS:
+        model = flags.load_config(taught_by).model.to_dict()
+    else:
+        model = {"name": taught_by, "image_size": 224, "patch_size": 16, "channels": 3}
     write_record(tmp_path, {"kind": "import", "config": {"model": model, "objective": None}})
     return str(tmp_path)
 
@@ -68,3 +81,19 @@ def test_a_dataset_smaller_than_a_batch_rounds_once():
     config["train"].update(epochs=100.0, batch_size=128)
     abstract = shapes(make_objective(config, CLASSES), config)
     assert make_optimizer(config, abstract.params, 100)[2] == 78  # 100 * 100 / 128
+
+
+@pytest.mark.parametrize("name", sorted(TAUGHT_BY))
+def test_tinymims_numbers_reach_the_model(name, teacher):
+    config = flags.load_config(name).to_dict()
+    config["init"]["teacher"] = teacher
+    student = encoder(config["model"])
+    assert [student.heads_of(layer) for layer in range(1, 13)] == [student.heads] * 11 + [16]
+    assert drop_path_rates(student.drop_path, 12, student.drop_path_shape) == [0.1] * 11 + [0.0]  # recipes 1.3
+    abstract = shapes(make_objective(config, None), config)
+    frozen = {leaf for leaf in flatten(abstract.params) if matches(config["optim"]["frozen"], leaf)}
+    last = "encoder/block_11/"
+    used = {f"{last}{part}" for part in ("norm1/scale", "norm1/bias", "attn/qkv/kernel", "attn/qkv/bias")}
+    assert frozen == {leaf for leaf in flatten(abstract.params) if leaf.startswith((last, "encoder/norm/"))} - used
+    _, schedule, steps = make_optimizer(config, abstract.params, 1_281_167)
+    assert steps == 300 * 312 and float(schedule(15 * 312)) == pytest.approx(2.4e-3)

@@ -21,6 +21,7 @@ OPTIMIZERS = ("adamw", "sgd")
 EITHER = {"model.image_size": (int, tuple), "data.statistics": (str, tuple)}
 # Fields that are no strings and may be None.
 OPTIONAL = {"data.limit", "data.threads", "init.heads_from", "log.profile", "mesh.devices", "model.depth"}
+OPTIONAL |= {"model.last_heads"}  # of TinyMIM's students
 OPTIONAL |= {"model.heads", "model.width", "objective.classes", "optim.clip", "optim.ema", "train.steps"}
 # What a number must at least be; larger limits depend on data and devices, and are checked there.
 LEAST = {
@@ -29,6 +30,7 @@ LEAST = {
     "model.patch_size": 1,
     "model.channels": 1,
     "model.heads": 1,
+    "model.last_heads": 1,
     "model.width": 1,
     "model.depth": 1,
     "data.limit": 1,

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
 import numpy as np
 from etils import epath
 
@@ -94,16 +95,24 @@ def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, 
 def check_model(config: Config, record: Config) -> None:
     """Another head count or ε fits in shape and silently computes something else: it must be asked for."""
     source, here, there = config["init"]["encoder"], encoder(config["model"]), encoder(record["config"]["model"])
-    if there.heads not in (here.heads, config["init"]["heads_from"]):
+    if _heads(there) != _heads(here) and there.heads != config["init"]["heads_from"]:
+        same = there.heads == here.heads
+        remedy = "" if same else f"set --config.model.heads={there.heads}, or "
         raise InputError(
-            f"{source} has {there.heads} heads and this model {here.heads}; "
-            f"set --config.model.heads={there.heads}, or --config.init.heads_from={there.heads} to load across"
+            f"{source} has {_heads(there)} heads and this model {_heads(here)}; "
+            f"{remedy}{'set ' if same else ''}--config.init.heads_from={there.heads} to load across"
         )
     if there.norm_eps != here.norm_eps:
         raise InputError(
             f"{source} has LayerNorms of ε {there.norm_eps} and this model of {here.norm_eps}; "
             f"set --config.model.norm_eps={there.norm_eps}"
         )
+
+
+def _heads(model: nn.Module) -> str:
+    """Heads of all blocks in words: a TinyMIM student's last block has others than the rest."""
+    last = getattr(model, "last_heads", None) or model.heads
+    return str(model.heads) if last == model.heads else f"{model.heads} (in the last block {last})"
 
 
 def check_statistics(teacher: str, theirs: Config, ours: Config) -> None:

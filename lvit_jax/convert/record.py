@@ -24,7 +24,7 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
         it the model is a MAE of 8 blocks; without it, blocks 1 to 12.
 
     Raises:
-      InputError: a decoder was asked for and there is none.
+      InputError: a decoder was asked for and there is none; a last block with other heads than the rest.
     """
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
@@ -34,10 +34,16 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
     if decoder:
         depth = decode_from(record) or depth
     size = model["image_size"]
+    heads = model.get("heads") or ENCODERS[model["name"]][1]["heads"]
+    if (model.get("last_heads") or heads) != heads:
+        raise InputError(
+            f"the last block has {model['last_heads']} heads and the others {heads}, which no PyTorch format can say; "
+            f"fine-tune the model first (--config.init.heads_from={heads})"
+        )
     return Arch(
         width=kernel.shape[3],
         depth=depth,
-        heads=model.get("heads") or ENCODERS[model["name"]][1]["heads"],
+        heads=heads,
         patch_size=kernel.shape[0],
         channels=kernel.shape[2],
         image_size=(size, size) if isinstance(size, int) else tuple(size),

@@ -136,8 +136,7 @@ def color(image, m, sign, fill):
 
 def contrast(image, m, sign, fill):
     """Away from or towards the mean grey level."""
-    mean = tf.floor(tf.reduce_mean(tf.cast(grey(image), tf.float64)) + 0.5)
-    return _blend(tf.cast(tf.fill(image.shape, mean), tf.int32), image, m, sign)
+    return _blend(mean_grey(image), image, m, sign)
 
 
 def brightness(image, m, sign, fill):
@@ -211,11 +210,21 @@ def _look_up(image, table):
 
 
 def _blend(start, image, m, sign):
-    """PIL's Image.blend(start, image, 1 ± 0.9m): float32, clipped, truncated. start: int32 [H, W, C]."""
-    factor = tf.cast(tf.maximum(tf.constant(0.1, tf.float64), 1.0 + sign * m * 0.9), tf.float32)
+    return blend(start, image, tf.maximum(tf.constant(0.1, tf.float64), 1.0 + sign * m * 0.9))
+
+
+def blend(start: tf.Tensor, image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """PIL's Image.blend(start, image, factor): float32, clipped, truncated. start: int32 [H, W, C]."""
+    factor = tf.cast(factor, tf.float32)
     difference = tf.cast(tf.cast(image, tf.int32) - start, tf.float32)
     blended = tf.cast(start, tf.float32) + factor * difference
     return tf.cast(tf.clip_by_value(blended, 0.0, 255.0), tf.uint8)
+
+
+def mean_grey(image: tf.Tensor) -> tf.Tensor:
+    """The mean grey level of an image as a flat image, int32: where PIL's Contrast starts from."""
+    mean = tf.floor(tf.reduce_mean(tf.cast(grey(image), tf.float64)) + 0.5)
+    return tf.cast(tf.fill(image.shape, mean), tf.int32)
 
 
 def _centres(size):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from lvit_jax.data import image as ops
+from lvit_jax.data import jitter as jitter_ops
 from lvit_jax.data import randaug
 from lvit_jax.data.resample import to_uint8
 from lvit_jax.errors import InputError, unknown
@@ -19,6 +20,7 @@ INTERPOLATIONS = ("bicubic", "bilinear", "random")
 RESAMPLES = ("exact", "fast")
 # Streams of randomness of one example; `pipeline.STREAMS` is how many there may be.
 CROP, FLIP, RANDAUGMENT, ERASE, NOISE = range(5)
+JITTER = 5
 
 
 def stream(seed: tf.Tensor, number: int) -> tf.Tensor:
@@ -93,24 +95,12 @@ def finetune(
       erase: probability of random erasing with normal noise.
       (the others as in `mae`)
     """
-    size = as_size(image_size)
-    _check(interpolation, resample, pad)
-    _check_range("crop_scale", crop_scale, 1.0)
-    _check_range("crop_ratio", crop_ratio, float("inf"))
+    cut = _crop_and_flip(as_size(image_size), channels, crop_scale, crop_ratio, interpolation, flip, pad, resample)
     policy = randaug.parse_randaugment(randaugment) if randaugment else None
     fill = tf.constant([min(255, round(255 * m)) for m in mean], tf.uint8)  # as timm: the mean colour
 
     def example(data, seed):
-        if pad:
-            image = ops.resize(ops.decode(data, channels), size, "bicubic", resample)
-            image = ops.pad_crop(image, draw(seed, CROP, 2), pad)
-        else:
-            draws = draw(seed, CROP, 23)
-            image = ops.decode_crop(data, channels, draws, crop_scale, crop_ratio, resample)
-            image = _interpolate(image, size, interpolation, resample, draws[22])
-        if flip:
-            flipped = draw(seed, FLIP, 1)[0] < flip
-            image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
+        image = cut(data, seed)
         if policy:
             image = to_uint8(image) if resample == "fast" else image
             image = randaug.randaugment(image, stream(seed, RANDAUGMENT), policy, fill)
@@ -118,6 +108,42 @@ def finetune(
         if erase:
             image = ops.erase(image, draw(seed, ERASE, 23), stream(seed, NOISE), erase)
         return image
+
+    return example
+
+
+def tinymim(
+    *,
+    image_size: int | tuple[int, int],
+    channels: int = 3,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    crop_scale: tuple[float, float] = (0.2, 1.0),
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "bicubic",
+    flip: float = 0.5,
+    pad: int = 0,
+    jitter: tuple[float, float, float] = (0.4, 0.4, 0.4),
+    resample: str = "exact",
+) -> Example:
+    """TinyMIM's two views of one crop (recipes 4.6): the teacher's as `mae`, the student's with colour jitter besides.
+
+    Args:
+      jitter: strength of brightness, contrast and saturation, each in [0, 1]; zeros for two equal views, as the
+        paper's text (but not its code) has them.
+      (the others as in `mae`)
+
+    Returns:
+      example(data, seed) -> float32 [2,H,W,C]: the teacher's view, the student's.
+    """
+    cut = _crop_and_flip(as_size(image_size), channels, crop_scale, crop_ratio, interpolation, flip, pad, resample)
+    if len(jitter) != 3 or not all(0 <= strength <= 1 for strength in jitter):
+        raise InputError(f"data.jitter={tuple(jitter)} is not (brightness, contrast, saturation), each in [0, 1]")
+
+    def example(data, seed):
+        image = to_uint8(cut(data, seed)) if resample == "fast" else cut(data, seed)
+        views = (image, jitter_ops.jitter(image, draw(seed, JITTER, 6), jitter))
+        return tf.stack([ops.normalise(view, mean, std) for view in views])
 
     return example
 
@@ -145,15 +171,37 @@ def evaluate(
     return example
 
 
-RECIPES = {"mae": mae, "finetune": finetune, "eval": evaluate}
+RECIPES = {"mae": mae, "finetune": finetune, "tinymim": tinymim, "eval": evaluate}
 # Views of an image that a recipe gives: with more than one, an example is [views,H,W,C].
-VIEWS = {"mae": 1, "finetune": 1, "eval": 1}
+VIEWS = {"mae": 1, "finetune": 1, "tinymim": 2, "eval": 1}
 
 
 def as_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of an int or a pair."""
     high, wide = (image_size, image_size) if isinstance(image_size, int) else image_size
     return int(high), int(wide)
+
+
+def _crop_and_flip(size, channels, crop_scale, crop_ratio, interpolation, flip, pad, resample) -> Example:
+    """example(data, seed) -> the image before colours are touched: uint8 [H, W, C] (float32 if fast), 0..255."""
+    _check(interpolation, resample, pad)
+    _check_range("crop_scale", crop_scale, 1.0)
+    _check_range("crop_ratio", crop_ratio, float("inf"))
+
+    def example(data, seed):
+        if pad:
+            image = ops.resize(ops.decode(data, channels), size, "bicubic", resample)
+            image = ops.pad_crop(image, draw(seed, CROP, 2), pad)
+        else:
+            draws = draw(seed, CROP, 23)
+            image = ops.decode_crop(data, channels, draws, crop_scale, crop_ratio, resample)
+            image = _interpolate(image, size, interpolation, resample, draws[22])
+        if not flip:
+            return image
+        flipped = draw(seed, FLIP, 1)[0] < flip
+        return tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
+
+    return example
 
 
 def _interpolate(image, size, interpolation, resample, drawn):

@@ -1,12 +1,12 @@
-"""What stands between a student's view and a teacher's: bias-free linear maps, trained along, later dropped."""
+"""What stands between a student's view and a teacher's: linear maps, trained along, later dropped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lvit_jax.models.layers import Block
+from lvit_jax.models.layers import Block, Linear
 from lvit_jax.models.vit import ViT
 
 
@@ -40,6 +40,17 @@ class Adapters(nn.Module):
     def __call__(self, views: Sequence[jax.Array]) -> list[jax.Array]:
         """Student views in the order of the pairs -> views of the teacher's shape."""
         return [Adapter(self.features, self.axis, name=f"pair_{j}")(view) for j, view in enumerate(views)]
+
+
+class Projections(nn.Module):
+    """One Linear with bias per view and named after it, to the teacher's width (TinyMIM's CLS and feature targets)."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, views: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """float32 [...,D] each -> [...,width] each."""
+        return {name: Linear(self.width, jnp.float32, name=name)(view) for name, view in views.items()}
 
 
 def qkv_probe(encoder: ViT) -> Block:

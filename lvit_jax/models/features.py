@@ -41,13 +41,13 @@ class Features:
 
 def attention_logits(block: BlockOut) -> jax.Array:
     """Q·Kᵀ/√K, bias included, before the softmax: float32 [B,W,H,M,N]. MAE-Lite distils this, not its softmax."""
-    logits = _products(block.q, block.k)
+    logits = relation_logits(block.q, block.k)
     return logits if block.bias is None else logits + block.bias.astype(jnp.float32)
 
 
 def relation(a: jax.Array, b: jax.Array) -> jax.Array:
     """softmax(a·bᵀ/√K), the token relation of TinyMIM: [B,W,M,H,K] and [B,W,N,H,K] -> float32 [B,W,H,M,N]."""
-    return softmax(_products(a, b))
+    return softmax(relation_logits(a, b))
 
 
 def attend(block: BlockOut) -> jax.Array:
@@ -55,7 +55,8 @@ def attend(block: BlockOut) -> jax.Array:
     return _heads_first(mixture(attention_logits(block), _heads_first(block.v)))
 
 
-def _products(a: jax.Array, b: jax.Array) -> jax.Array:
+def relation_logits(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a·bᵀ/√K, the relation before its softmax: [B,W,M,H,K] and [B,W,N,H,K] -> float32 [B,W,H,M,N]."""
     # float32 out of the matrix unit: logits reach tens, where bfloat16 keeps two digits.
     return products(_heads_first(a), _heads_first(b)) * a.shape[-1] ** -0.5
 

@@ -13,6 +13,7 @@ from lvit_jax.models.positions import sincos_2d
 
 POSITIONS = ("sincos", "learned")
 DTYPES = ("bfloat16", "float32")
+DROP_PATH_SHAPES = ("linear", "constant")
 
 
 class ViT(nn.Module):
@@ -24,7 +25,9 @@ class ViT(nn.Module):
     patch_size: int = 16
     channels: int = 3
     positions: str = "sincos"  # fixed, as in pre-training; "learned" starts from the same values (fine-tuning)
-    drop_path: float = 0.0  # of the last block; rises linearly from 0 in the first
+    drop_path: float = 0.0  # the largest rate of a block, see `drop_path_rates`
+    drop_path_shape: str = "linear"
+    last_heads: int | None = None  # of the last block where it has other heads than the rest (TinyMIM's students)
     remat: bool = False  # recompute each block in the backward pass: less memory, about a third more compute
     dtype: str = "bfloat16"  # of the computation; parameters are float32
     final_norm: bool = True  # part of the encoder in pre-training and in teachers; classifiers norm in their head
@@ -35,11 +38,15 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(self.width, self.patch_size, self.channels, dtype)
         self.cls_token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.width))
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        rates = np.linspace(0.0, self.drop_path, self.depth).tolist()
+        rates = drop_path_rates(self.drop_path, self.depth, self.drop_path_shape)
         for i, rate in enumerate(rates):  # attributes, so that the names are block_0, block_1, ...
-            setattr(self, f"block_{i}", block(self.heads, rate, dtype, norm_eps=self.norm_eps))
+            setattr(self, f"block_{i}", block(self.heads_of(i + 1), rate, dtype, norm_eps=self.norm_eps))
         if self.final_norm:
             self.norm = LayerNorm(dtype, self.norm_eps)
+
+    def heads_of(self, layer: int) -> int:
+        """Heads of a block, counted from 1."""
+        return self.last_heads if self.last_heads and layer == self.depth else self.heads
 
     @nn.compact
     def __call__(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> Features:
@@ -71,6 +78,13 @@ class ViT(nn.Module):
         return Features(tokens=self.norm(x) if self.final_norm else x, blocks=tuple(blocks), grid=grid)
 
 
+def drop_path_rates(rate: float, depth: int, shape: str) -> list[float]:
+    """Drop-path per block: "linear" rises from 0 to `rate`; "constant" is `rate` in all but the last (TinyMIM)."""
+    if shape == "constant":
+        return [rate] * (depth - 1) + [0.0]
+    return np.linspace(0.0, rate, depth).tolist()
+
+
 def vit(
     name: str,
     *,
@@ -81,6 +95,8 @@ def vit(
     width: int | None = None,
     positions: str = "sincos",
     drop_path: float = 0.0,
+    drop_path_shape: str = "linear",
+    last_heads: int | None = None,
     remat: bool = False,
     dtype: str = "bfloat16",
     norm_eps: float = 1e-6,
@@ -90,9 +106,13 @@ def vit(
     Args:
       name: a size of `models.ENCODERS`; heads, depth and width override it (`heads=3` makes DeiT-Ti of vit_tiny).
       patch_size: side of a patch in pixels.
-      channels, positions: of the images; "sincos" or "learned".
-      drop_path: rate of the last block.
-      remat, dtype: recompute blocks in the backward pass; "bfloat16" or "float32" computation.
+      channels: of the images.
+      positions: "sincos" or "learned".
+      drop_path: rate of the last block, or of all the others where its shape is "constant".
+      drop_path_shape: "linear" or "constant", see `drop_path_rates`.
+      last_heads: heads of the last block where it has others than the rest.
+      remat: recompute blocks in the backward pass.
+      dtype: of the computation, "bfloat16" or "float32".
       norm_eps: ε of every LayerNorm; imports from transformers state their own.
 
     Raises:
@@ -104,20 +124,30 @@ def vit(
         raise unknown("positions", positions, POSITIONS)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
+    if drop_path_shape not in DROP_PATH_SHAPES:
+        raise unknown("drop_path_shape", drop_path_shape, DROP_PATH_SHAPES)
     size = ENCODERS[name][1] | {
         key: value for key, value in {"width": width, "depth": depth, "heads": heads}.items() if value is not None
     }
-    if size["width"] % size["heads"]:
-        valid = [h for h in range(1, size["width"] + 1) if size["width"] % h == 0]
-        near = min(valid, key=lambda h: abs(h - size["heads"]))
-        raise InputError(f"width {size['width']} is no multiple of heads={size['heads']}; nearest: {near}")
+    _check_heads(size["width"], "heads", size["heads"])
+    if last_heads is not None:
+        _check_heads(size["width"], "last_heads", last_heads)
     return ViT(
         **size,
         patch_size=patch_size,
         channels=channels,
         positions=positions,
         drop_path=drop_path,
+        drop_path_shape=drop_path_shape,
+        last_heads=last_heads,
         remat=remat,
         dtype=dtype,
         norm_eps=norm_eps,
     )
+
+
+def _check_heads(width: int, field: str, heads: int) -> None:
+    if width % heads:
+        valid = [h for h in range(1, width + 1) if width % h == 0]
+        near = min(valid, key=lambda h: abs(h - heads))
+        raise InputError(f"width {width} is no multiple of {field}={heads}; nearest: {near}")

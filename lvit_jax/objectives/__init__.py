@@ -4,8 +4,9 @@ OBJECTIVES = {
     "mae": "lvit_jax.objectives.mae:make_mae",
     "distill": "lvit_jax.objectives.distill:make_distill",
     "d2": "lvit_jax.objectives.distill:make_d2",
+    "tinymim": "lvit_jax.objectives.tinymim:make_tinymim",
     "classify": "lvit_jax.objectives.classify:make_classify",
 }
 
 # These take a teacher as their second argument; its weights must come from a file, never from an initialiser.
-NEEDS_TEACHER = frozenset({"distill", "d2"})
+NEEDS_TEACHER = frozenset({"distill", "d2", "tinymim"})

@@ -40,6 +40,18 @@ def mse(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.square(a.astype(jnp.float32) - b.astype(jnp.float32)).mean()
 
 
+def smooth_l1(a: jax.Array, b: jax.Array, beta: float) -> jax.Array:
+    """Mean over all elements of d²/2β where |d| < β, of |d| - β/2 elsewhere (PyTorch's smooth_l1_loss)."""
+    distance = jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))
+    return jnp.where(distance < beta, jnp.square(distance) / (2 * beta), distance - beta / 2).mean()
+
+
+def kl_divergence(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """KL(softmax(targets) ‖ softmax(logits)) over the last axis of float32 logits, mean over all the others."""
+    ours, theirs = jax.nn.log_softmax(logits), jax.nn.log_softmax(targets)
+    return (jnp.exp(theirs) * (theirs - ours)).sum(axis=-1).mean()
+
+
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Mean over the batch of -Σ targets·log softmax(logits): both [B,C]."""
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(axis=-1).mean()
