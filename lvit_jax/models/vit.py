@@ -9,9 +9,9 @@ from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.features import Features
 from lvit_jax.models.layers import Block, LayerNorm, PatchEmbed, grid_of
-from lvit_jax.models.positions import sincos_2d
+from lvit_jax.models.positions import FIXED, sincos_2d
 
-POSITIONS = ("sincos", "learned")
+POSITIONS = (*FIXED, "learned")
 DTYPES = ("bfloat16", "float32")
 
 
@@ -23,7 +23,7 @@ class ViT(nn.Module):
     heads: int
     patch_size: int = 16
     channels: int = 3
-    positions: str = "sincos"  # fixed, as in pre-training; "learned" starts from the same values (fine-tuning)
+    positions: str = "sincos"  # fixed, as in pre-training; "learned" starts from these values (fine-tuning)
     drop_path: float = 0.0  # of the last block; rises linearly from 0 in the first
     remat: bool = False  # recompute each block in the backward pass: less memory, about a third more compute
     dtype: str = "bfloat16"  # of the computation; parameters are float32
@@ -57,7 +57,7 @@ class ViT(nn.Module):
           InputError: image sides that the patch size does not divide, or another number of channels.
         """
         grid = grid_of(images, self.patch_size)
-        table = sincos_2d(self.width, grid)
+        table = FIXED.get(self.positions, sincos_2d)(self.width, grid)
         if self.positions == "learned":
             table = self.param("pos_embed", lambda _: jnp.asarray(table)[None])[0]
         table = jnp.asarray(table)
@@ -91,7 +91,7 @@ def vit(
       name: a size of `models.ENCODERS`; heads, depth and width override it (`heads=3` makes DeiT-Ti of vit_tiny).
       patch_size: side of a patch in pixels.
       channels: of the images.
-      positions: "sincos" or "learned".
+      positions: "sincos" (MAE's layout), "sincos_moco" (MoCo-v3's) or "learned" (starts from MAE's).
       drop_path: rate of the last block.
       remat: recompute blocks in the backward pass.
       dtype: of the computation, "bfloat16" or "float32".
