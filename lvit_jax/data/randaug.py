@@ -211,8 +211,12 @@ def _look_up(image, table):
 
 
 def _blend(start, image, m, sign):
-    """PIL's Image.blend(start, image, 1 ± 0.9m): float32, clipped, truncated. start: int32 [H, W, C]."""
-    factor = tf.cast(tf.maximum(tf.constant(0.1, tf.float64), 1.0 + sign * m * 0.9), tf.float32)
+    """`blend` by 1 ± 0.9m, at least 0.1."""
+    return blend(start, image, tf.cast(tf.maximum(tf.constant(0.1, tf.float64), 1.0 + sign * m * 0.9), tf.float32))
+
+
+def blend(start: tf.Tensor, image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """PIL's Image.blend(start, image, factor): float32, clipped, truncated. start: int32 [H, W, C]; factor: float32."""
     difference = tf.cast(tf.cast(image, tf.int32) - start, tf.float32)
     blended = tf.cast(start, tf.float32) + factor * difference
     return tf.cast(tf.clip_by_value(blended, 0.0, 255.0), tf.uint8)
