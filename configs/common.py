@@ -55,10 +55,11 @@ def base() -> ConfigDict:
                 "b1": 0.9,
                 "b2": 0.95,
                 "eps": 1e-8,
-                "momentum": 0.9,  # of SGD
+                "momentum": 0.9,  # of SGD and LARS
                 "nesterov": True,
                 "layer_decay": 1.0,
                 "clip": placeholder(float),
+                "decay_all": False,  # True: biases and norms decay too
                 "no_decay": (),  # CLS and mask tokens *are* decayed in pre-training, as in the reference
                 "frozen": (),
                 "ema": placeholder(float),
@@ -146,6 +147,39 @@ def qkv_only(depth: int) -> tuple[str, str]:
     return f"encoder/block_{depth - 1}/(attn/proj|norm2|mlp)/.*", "encoder/norm/.*"
 
 
+def moco() -> ConfigDict:
+    """objectives.moco.make_moco; the sizes of MoCo-v3 and MAE-Lite (mocov3_exp.py)."""
+    return ConfigDict({"name": "moco", "hidden": 4096, "dim": 256, "temperature": 0.2, "momentum": 0.99})
+
+
+def contrastive() -> ConfigDict:
+    """MoCo-v3 pre-training on ImageNet as MAE-Lite does it (recipes 3.1; mocov3_exp.py)."""
+    config = base()
+    config.objective = moco()
+    config.model.positions = "sincos_moco"
+    config.data.update({"recipe": "moco", "interpolation": "bilinear"})  # torchvision's default
+    with config.data.unlocked():  # data.moco.moco; pairs are for view 1 and view 2
+        config.data.jitter = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+        config.data.jitter_p = 0.8
+        config.data.blur_p = (1.0, 0.1)
+        config.data.blur_sigma = (0.1, 2.0)
+        config.data.grey_p = 0.2
+        config.data.solarise_p = (0.0, 0.2)
+        config.data.order = "mae_lite"
+    config.optim.update(
+        {
+            "blr": 1.5e-4,
+            "warmup_epochs": 40.0,
+            "warmup_lr": 1e-6,
+            "weight_decay": 0.1,
+            "b2": 0.999,
+            "decay_all": True,  # no parameter groups: biases and norms decay too
+        }
+    )
+    config.train.update({"epochs": 400.0, "batch_size": 1024})
+    return config
+
+
 def finetune() -> ConfigDict:
     """ImageNet fine-tuning, MAE-Lite's improved recipe (recipes 5.1; finetuning_exp.py)."""
     config = base()
@@ -177,8 +211,9 @@ def finetune() -> ConfigDict:
     )
     config.train.update({"epochs": 300.0, "batch_size": 1024})
     config.init.fresh = ("head/.*", "encoder/pos_embed")
-    # What pre-training leaves behind: decoder, adapters, the final norm (fine-tuning has its own), another head.
-    config.init.dropped = ("decoder/.*", "adapters/.*", "head/.*", "encoder/norm/.*")
+    # What pre-training leaves behind: decoder, adapters, the heads of a contrastive method, the final norm (fine-tuning
+    # has its own), another head.
+    config.init.dropped = ("decoder/.*", "adapters/.*", "projector/.*", "predictor/.*", "head/.*", "encoder/norm/.*")
     return config
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from lvit_jax.bin import flags
-from lvit_jax.build.parts import encoder, example, make_objective, shapes
+from lvit_jax.build.parts import count_steps, encoder, example, make_objective, shapes
 from lvit_jax.build.run import make_optimizer
 from lvit_jax.data.recipes import RECIPES
 from lvit_jax.data.sources import open_data
@@ -52,7 +52,7 @@ def test_config_builds(name, teacher, tmp_path):
             sizes = flags.load_config(config.init.demo_teacher)
             write_record(teacher, {"kind": "run", "config": sizes.to_dict()})
     plain = config.to_dict()
-    objective = make_objective(plain, CLASSES)
+    objective = make_objective(plain, CLASSES, steps=count_steps(plain, 1_281_167)[0])
     abstract = shapes(objective, plain)
     tx, schedule, steps = make_optimizer(plain, abstract.params, 1_281_167)
     jax.eval_shape(tx.init, abstract.params)

@@ -16,7 +16,7 @@ from lvit_jax.models import DECODERS, ENCODERS
 from lvit_jax.objectives import OBJECTIVES
 from lvit_jax.tree import flatten
 
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("adamw", "sgd", "lars")
 # Fields of more than one type: a side or (height, width); a name or (means, deviations).
 EITHER = {"model.image_size": (int, tuple), "data.statistics": (str, tuple)}
 # Fields that are no strings and may be None.

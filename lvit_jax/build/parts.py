@@ -56,12 +56,26 @@ def example(config: Config) -> Batch:
     return {"image": image, "label": jnp.zeros((1,), jnp.int32)}
 
 
-def make_objective(config: Config, classes: tuple[str, ...] | None, teacher: Config | None = None) -> Objective:
+def count_steps(config: Config, examples: int) -> tuple[int, float]:
+    """The steps of a run on so many examples, and those of an epoch.
+
+    An epoch drops its last partial batch as in the papers; where the data are smaller than a batch, it is a fraction
+    of a step and the run rounds once, at its end.
+    """
+    train, size = config["train"], config["train"]["batch_size"]
+    per_epoch = examples // size if examples >= size else examples / size
+    return train["steps"] or max(1, round(train["epochs"] * per_epoch)), per_epoch
+
+
+def make_objective(
+    config: Config, classes: tuple[str, ...] | None, teacher: Config | None = None, steps: int | None = None
+) -> Objective:
     """The config's `objective` section -> Objective, with its teacher's architecture where it takes one.
 
     Args:
       classes: names of the data's classes, None without labels.
       teacher: the `model` section of a teacher that is yet to be trained; None: that of init.teacher's record.
+      steps: of the run, for objectives whose schedules need them; None where nothing is trained.
     """
     section = config["objective"]
     make = named(OBJECTIVES[section["name"]])
@@ -74,6 +88,8 @@ def make_objective(config: Config, classes: tuple[str, ...] | None, teacher: Con
         raise InputError(f"objective {section['name']!r} takes no teacher; unset init.teacher")
     if "classes" in section:
         computed["classes"] = count_classes(section["classes"], classes)
+    if "steps" in inspect.signature(make).parameters:
+        computed["steps"] = steps
     return call(make, "objective", section, **computed)
 
 

@@ -9,7 +9,7 @@ import optax
 from etils import epath
 
 from lvit_jax.build.data import load_data, make_batches, make_evals
-from lvit_jax.build.parts import Config, call, encoder, example, make_objective, shapes
+from lvit_jax.build.parts import Config, call, count_steps, encoder, example, make_objective, shapes
 from lvit_jax.build.weights import load_weights
 from lvit_jax.data.sources import Data
 from lvit_jax.errors import InputError
@@ -32,7 +32,7 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
         a workdir that holds another run.
     """
     mesh, data, old = check_start(config, workdir)
-    objective = make_objective(config, data.train.classes)
+    objective = make_objective(config, data.train.classes, steps=count_steps(config, data.train.size)[0])
     abstract = shapes(objective, config)
     tx, schedule, steps = make_optimizer(config, abstract.params, data.train.size)
     weights = load_weights(config, abstract, data.record, old["hashes"] if old else {})
@@ -69,14 +69,8 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
 
 
 def make_optimizer(config: Config, params: Tree, examples: int) -> tuple[optax.GradientTransformation, Schedule, int]:
-    """The gradient transformation, its learning rate per step, and the number of steps, for so many examples.
-
-    An epoch drops its last partial batch as in the papers; where the data are smaller than a batch, it is a fraction
-    of a step and the run rounds once, at its end.
-    """
-    train, size = config["train"], config["train"]["batch_size"]
-    per_epoch = examples // size if examples >= size else examples / size
-    steps = train["steps"] or max(1, round(train["epochs"] * per_epoch))
+    """The gradient transformation, its learning rate per step, and the number of steps, for so many examples."""
+    size, (steps, per_epoch) = config["train"]["batch_size"], count_steps(config, examples)
     depth = encoder(config["model"]).depth
     computed = {"params": params, "steps": steps, "steps_per_epoch": per_epoch, "batch_size": size, "depth": depth}
     return *call(make_tx, "optim", config["optim"], **computed), steps
@@ -105,8 +99,9 @@ def check_start(config: Config, workdir: epath.PathLike) -> tuple[jax.sharding.M
 def check_before_teacher(config: Config, teacher: Config, workdir: epath.PathLike) -> None:
     """All that can be wrong with a run whose teacher is yet to be trained with the config `teacher`."""
     _, data, old = check_start(config, workdir)
-    abstract = shapes(make_objective(config, data.train.classes, teacher["model"]), config)
-    steps = make_optimizer(config, abstract.params, data.train.size)[2]
+    steps = count_steps(config, data.train.size)[0]
+    abstract = shapes(make_objective(config, data.train.classes, teacher["model"], steps), config)
+    make_optimizer(config, abstract.params, data.train.size)
     if old:
         check_same(old, make_record(config, data, {}, steps))
 

@@ -10,9 +10,10 @@ from etils import epath
 
 from lvit_jax.build.parts import Config, encoder, image_shape
 from lvit_jax.errors import InputError
-from lvit_jax.models.positions import resample
+from lvit_jax.models.positions import FIXED, resample
 from lvit_jax.training.checkpoint import load_into, load_params, steps, tree_hash
 from lvit_jax.training.record import read_record
+from lvit_jax.tree import flatten
 from lvit_jax.types import Tree, Variables
 
 log = logging.getLogger(__name__)
@@ -61,13 +62,14 @@ def _load_encoder(config: Config, target: Tree, data: Config) -> tuple[Tree, str
     objective = record["config"]["objective"] or {"name": "backbone"}
     # CLS pooling goes on with the final norm of pre-training (not with D²'s, which belongs to an inner block).
     cls = config["objective"].get("pool") == "cls" and objective["name"] != "d2"
+    theirs = record["config"]["model"]
     loaded = load_into(
         target,
-        source,
+        with_positions(source, theirs, config["model"], target),
         fresh=init["fresh"],
         dropped=init["dropped"],
         rename=((r"encoder/norm/(.*)", r"head/norm/\1"),) if cls else (),
-        resize=resizer(record["config"]["model"], config["model"]),
+        resize=resizer(theirs, config["model"]),
     )
     if {key: record["data"][key] for key in ("mean", "std")} != {key: data[key] for key in ("mean", "std")}:
         log.warning("%s saw pixels of other statistics than data.statistics here", init["encoder"])
@@ -83,17 +85,32 @@ def _load(workdir: str) -> tuple[Tree, Config]:
     return source, record
 
 
+def with_positions(source: Tree, theirs: Config, ours: Config, target: Tree) -> Tree:
+    """`source` with its fixed table as a leaf, for the grid of a target that learns its positions.
+
+    Only where the table is not MAE's: that is what learned positions start from anyway.
+    """
+    layout = theirs.get("positions", "sincos")
+    if layout not in FIXED or layout == "sincos" or "encoder/pos_embed" not in flatten(target):
+        return source
+    table = FIXED[layout](encoder(ours).width, grid_of(ours))[None]
+    return {**source, "encoder": {**source["encoder"], "pos_embed": table}}
+
+
+def grid_of(model: Config) -> tuple[int, int]:
+    """(rows, columns) of patches of a `model` section."""
+    height, width, _ = image_shape(model)
+    return height // model["patch_size"], width // model["patch_size"]
+
+
 def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
     """Position embeddings of the source's grid -> the target's."""
 
-    def grid(model):
-        return tuple(side // model["patch_size"] for side in image_shape(model)[:2])
-
-    return lambda table, shape: np.asarray(resample(table, grid(target), grid(source)))
+    return lambda table, shape: np.asarray(resample(table, grid_of(target), grid_of(source)))
 
 
 def check_model(config: Config, record: Config) -> None:
-    """Another head count or ε fits in shape and silently computes something else: it must be asked for."""
+    """Another head count, ε or layout of positions fits in shape and silently computes something else."""
     source, here, there = config["init"]["encoder"], encoder(config["model"]), encoder(record["config"]["model"])
     if _heads(there) != _heads(here) and there.heads != config["init"]["heads_from"]:
         same = there.heads == here.heads
@@ -106,6 +123,11 @@ def check_model(config: Config, record: Config) -> None:
         raise InputError(
             f"{source} has LayerNorms of ε {there.norm_eps} and this model of {here.norm_eps}; "
             f"set --config.model.norm_eps={there.norm_eps}"
+        )
+    layouts = [getattr(model, "positions", None) for model in (there, here)]
+    if layouts[0] != layouts[1] and set(layouts) <= set(FIXED):
+        raise InputError(
+            f"{source} has positions {layouts[0]!r}; set --config.model.positions={layouts[0]}, or learned"
         )
 
 

@@ -21,7 +21,7 @@ class Arch(NamedTuple):
     patch_size: int
     channels: int
     image_size: tuple[int, int]
-    positions: str = "sincos"  # or "learned"
+    positions: str = "sincos"  # a fixed table of models.positions, or "learned"
     norm_eps: float = NORM_EPS
     decoder: dict[str, Any] | None = None  # width, depth, heads, positions
     pool: str | None = None  # mean | cls: the classifier's

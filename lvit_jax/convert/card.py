@@ -5,6 +5,8 @@ from typing import Any
 
 from lvit_jax.convert.arch import Arch
 
+POSITIONS = {"sincos": "fixed sin-cos", "sincos_moco": "fixed sin-cos, row first (MoCo-v3)", "learned": "learned"}
+
 _TIMM = """import timm
 import torch
 
@@ -90,7 +92,7 @@ def _facts(arch: Arch, data: Mapping[str, Any]) -> dict[str, Any]:
         "width, depth": f"{arch.width}, {arch.depth} blocks",
         "attention heads": arch.heads,
         "pooling": pooling,
-        "positions": {"sincos": "fixed sin-cos", "learned": "learned"}[arch.positions],
+        "positions": POSITIONS[arch.positions],
         "LayerNorm ε": arch.norm_eps,
     }
     if arch.decoder:

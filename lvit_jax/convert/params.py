@@ -7,7 +7,7 @@ import numpy as np
 from lvit_jax.convert.arch import Arch, shapes
 from lvit_jax.convert.names import Row, move_to_jax, move_to_torch, rows
 from lvit_jax.errors import InputError
-from lvit_jax.models.positions import sincos_2d
+from lvit_jax.models.positions import FIXED, sincos_2d
 from lvit_jax.tree import flatten, matches, unflatten
 
 TABLES = ("encoder/pos_embed", "decoder/pos_embed")
@@ -43,7 +43,7 @@ def to_torch(params: Mapping, arch: Arch, layout: str) -> dict[str, np.ndarray]:
 def from_torch(weights: Mapping[str, np.ndarray], arch: Arch, layout: str, where: str) -> tuple[dict, Arch]:
     """Torch tensors as a tree of parameters (float32): every tensor is used, every parameter is filled.
 
-    A position table equal to the sin-cos one within 1e-6 is not stored, since our models compute it.
+    A position table equal to a sin-cos one within 1e-6 is not stored, since our models compute it.
 
     Returns:
       the tree, and `arch` with `positions` (and the decoder's) as found.
@@ -57,22 +57,25 @@ def from_torch(weights: Mapping[str, np.ndarray], arch: Arch, layout: str, where
         if name not in known and not _spare(name, arch):
             raise InputError(f"{where} has a tensor {name!r} that a plain ViT of {_describe(arch)} has no place for")
     flat = {row.jax: _read(weights, row, expected[row.jax], where) for row in table}
-    for name, fixed in tables(arch).items():
-        part = name.split("/")[0]
-        learned = np.abs(flat[name] - fixed).max() > 1e-6
-        if not learned:
-            del flat[name]
-        elif part == "encoder":
-            arch = arch._replace(positions="learned")
-        else:
-            arch = arch._replace(decoder=arch.decoder | {"positions": "learned"})
-    return unflatten(flat), arch
+    layouts = [name for name in FIXED if _equal(flat[TABLES[0]], tables(arch._replace(positions=name))[TABLES[0]])]
+    arch = arch._replace(positions=layouts[0] if layouts else "learned")
+    if arch.decoder and not _equal(flat[TABLES[1]], tables(arch)[TABLES[1]]):
+        arch = arch._replace(decoder=arch.decoder | {"positions": "learned"})
+    learned = dict(zip(TABLES, (arch.positions, (arch.decoder or {}).get("positions")), strict=True))
+    kept = {name: leaf for name, leaf in flat.items() if learned.get(name, "learned") == "learned"}
+    return unflatten(kept), arch
+
+
+def _equal(table: np.ndarray, fixed: np.ndarray) -> bool:
+    return bool(np.abs(table - fixed).max() <= 1e-6)
 
 
 def tables(arch: Arch) -> dict[str, np.ndarray]:
     """The sin-cos position tables [1,1+N,D] that our models compute and files hold, by jax name."""
-    widths = (arch.width, arch.decoder["width"] if arch.decoder else None)
-    return {name: sincos_2d(w, arch.grid)[None] for name, w in zip(TABLES, widths, strict=True) if w}
+    made = {TABLES[0]: FIXED.get(arch.positions, sincos_2d)(arch.width, arch.grid)[None]}
+    if arch.decoder:
+        made[TABLES[1]] = sincos_2d(arch.decoder["width"], arch.grid)[None]
+    return made
 
 
 def _rows(arch: Arch, layout: str) -> list[Row]:

@@ -8,6 +8,7 @@ import numpy as np
 from lvit_jax.convert.arch import NORM_EPS, Arch
 from lvit_jax.errors import InputError
 from lvit_jax.models import DECODERS, ENCODERS
+from lvit_jax.models.positions import FIXED
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CROP = 0.875  # share of the resized image that an evaluation looks at (MAE, MAE-Lite, timm)
@@ -47,12 +48,18 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
         patch_size=kernel.shape[0],
         channels=kernel.shape[2],
         image_size=(size, size) if isinstance(size, int) else tuple(size),
-        positions="learned" if "pos_embed" in encoder else "sincos",
+        positions="learned" if "pos_embed" in encoder else _fixed(model),
         norm_eps=model.get("norm_eps", NORM_EPS),
         decoder=_decoder(objective["decoder"], params["decoder"]) if decoder else None,
         pool=objective.get("pool", "mean") if "head" in params else None,
         classes=params["head"]["fc"]["bias"].shape[0] if "head" in params else None,
     )
+
+
+def _fixed(model: Mapping[str, Any]) -> str:
+    """The fixed table of a model without a learned one; MAE's for a record that says "learned" and has none."""
+    stated = model.get("positions", "sincos")
+    return stated if stated in FIXED else "sincos"
 
 
 def _decoder(stated: str | Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,32 +5,18 @@ data is the string of the file, seed an int64 [2] that is unique for (seed, epoc
 its own stream of that seed, so an example never depends on threads, batches or processes.
 """
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
 from lvit_jax.data import image as ops
-from lvit_jax.data import jitter as jitter_ops
 from lvit_jax.data import randaug
+from lvit_jax.data.crops import Example, as_size, check_crop, draw, random_crop, stream
+from lvit_jax.data.jitter import colour_jitter
+from lvit_jax.data.moco import moco
 from lvit_jax.data.resample import to_uint8
-from lvit_jax.errors import InputError, unknown
+from lvit_jax.errors import InputError
 
-Example = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-INTERPOLATIONS = ("bicubic", "bilinear", "random")
-RESAMPLES = ("exact", "fast")
 # Streams of randomness of one example; `pipeline.STREAMS` is how many there may be.
-CROP, FLIP, RANDAUGMENT, ERASE, NOISE = range(5)
-JITTER = 5
-
-
-def stream(seed: tf.Tensor, number: int) -> tf.Tensor:
-    """The seed of one random decision: int64 [2]."""
-    return seed + tf.constant([0, number], tf.int64)
-
-
-def draw(seed: tf.Tensor, number: int, count: int) -> tf.Tensor:
-    """Uniform draws of a stream: float32 [count]; Philox by name, so that no device or version changes them."""
-    return tf.random.stateless_uniform([count], stream(seed, number), alg="philox")
+CROP, FLIP, RANDAUGMENT, ERASE, NOISE, JITTER = range(6)
 
 
 def mae(
@@ -142,7 +128,7 @@ def tinymim(
 
     def example(data, seed):
         image = to_uint8(cut(data, seed)) if resample == "fast" else cut(data, seed)
-        views = (image, jitter_ops.jitter(image, draw(seed, JITTER, 6), jitter))
+        views = (image, colour_jitter(image, (*jitter, 0.0), *tf.split(draw(seed, JITTER, 8), 2)))
         return tf.stack([ops.normalise(view, mean, std) for view in views])
 
     return example
@@ -159,7 +145,7 @@ def evaluate(
 ) -> Example:
     """Evaluation: short side to floor(size / eval_crop), bicubic, centre crop. The seed is not used."""
     size = as_size(image_size)
-    _check("bicubic", resample, 0)
+    check_crop((1.0, 1.0), (1.0, 1.0), "bicubic", resample, 0)
     if not 0 < eval_crop <= 1:
         raise InputError(f"data.eval_crop={eval_crop} is not a share of the image in (0, 1]")
 
@@ -171,57 +157,21 @@ def evaluate(
     return example
 
 
-RECIPES = {"mae": mae, "finetune": finetune, "tinymim": tinymim, "eval": evaluate}
+RECIPES = {"mae": mae, "finetune": finetune, "tinymim": tinymim, "moco": moco, "eval": evaluate}
 # Views of an image that a recipe gives: with more than one, an example is [views,H,W,C].
-VIEWS = {"mae": 1, "finetune": 1, "tinymim": 2, "eval": 1}
-
-
-def as_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of an int or a pair."""
-    high, wide = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return int(high), int(wide)
+VIEWS = {"mae": 1, "finetune": 1, "tinymim": 2, "moco": 2, "eval": 1}
 
 
 def _crop_and_flip(size, channels, crop_scale, crop_ratio, interpolation, flip, pad, resample) -> Example:
     """example(data, seed) -> the image before colours are touched: uint8 [H, W, C] (float32 if fast), 0..255."""
-    _check(interpolation, resample, pad)
-    _check_range("crop_scale", crop_scale, 1.0)
-    _check_range("crop_ratio", crop_ratio, float("inf"))
+    check_crop(crop_scale, crop_ratio, interpolation, resample, pad)
 
     def example(data, seed):
-        if pad:
-            image = ops.resize(ops.decode(data, channels), size, "bicubic", resample)
-            image = ops.pad_crop(image, draw(seed, CROP, 2), pad)
-        else:
-            draws = draw(seed, CROP, 23)
-            image = ops.decode_crop(data, channels, draws, crop_scale, crop_ratio, resample)
-            image = _interpolate(image, size, interpolation, resample, draws[22])
+        draws = draw(seed, CROP, 2 if pad else 23)
+        image = random_crop(data, draws, size, channels, crop_scale, crop_ratio, interpolation, pad, resample)
         if not flip:
             return image
         flipped = draw(seed, FLIP, 1)[0] < flip
         return tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
 
     return example
-
-
-def _interpolate(image, size, interpolation, resample, drawn):
-    """Resizes by the named method, or by one drawn for this image."""
-    if interpolation != "random" or resample == "fast":
-        return ops.resize(image, size, interpolation, resample)
-    bicubic, bilinear = (lambda m=m: ops.resize(image, size, m) for m in ("bicubic", "bilinear"))
-    return tf.cond(drawn < 0.5, bicubic, bilinear)
-
-
-def _check(interpolation, resample, pad):
-    if interpolation not in INTERPOLATIONS:
-        raise unknown("data.interpolation", interpolation, INTERPOLATIONS)
-    if resample not in RESAMPLES:
-        raise unknown("data.resample", resample, RESAMPLES)
-    if pad < 0:
-        raise InputError(f"data.pad={pad} is negative")
-
-
-def _check_range(name, pair, most):
-    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= most:
-        upper = "" if most == float("inf") else f" <= {most:g}"
-        raise InputError(f"data.{name}={tuple(pair)} is not (least, greatest) with 0 < least <= greatest{upper}")

@@ -10,13 +10,13 @@ data.split_seed    0: of the hold-out; independent of the run's seed, so that al
 data.limit         None, or train on so many examples only (stratified)
 data.limit_seed    0: of that choice
 data.statistics    "imagenet" | "cifar10" | "digits" | "half", or (mean, std), each a tuple per channel
-data.recipe        "mae" | "finetune" | "tinymim": training examples (`recipes.py`)
+data.recipe        "mae" | "finetune" | "tinymim" | "moco" (these two give two views): training examples (`recipes.py`)
 data.eval_crop     0.875: share of the resized image that the centre crop of evaluation takes; 1.0 for small images
 data.resample      "exact" (as PIL) | "fast"
 data.max_broken    0.1: share of broken images above which training stops
 data.threads       None: one per core
 and the recipe's own: crop_scale, crop_ratio, interpolation, flip, pad; finetune also: randaugment, erase;
-tinymim also: jitter
+tinymim also: jitter; moco also: jitter, jitter_p, blur_p, blur_sigma, grey_p, solarise_p, order
 """
 
 import inspect

@@ -12,7 +12,7 @@ from lvit_jax.models import DECODERS
 from lvit_jax.models.features import Features
 from lvit_jax.models.layers import Block, LayerNorm, Linear, grid_of, patchify, take, unpatchify
 from lvit_jax.models.positions import sincos_2d
-from lvit_jax.models.vit import POSITIONS, ViT
+from lvit_jax.models.vit import ViT
 
 __all__ = ["Decoder", "MaskedAutoencoder", "MimOut", "masked_autoencoder", "patchify", "random_masking", "unpatchify"]
 
@@ -41,6 +41,9 @@ def random_masking(noise: jax.Array, ratio: float) -> tuple[jax.Array, jax.Array
     order = jnp.argsort(noise, axis=1)
     restore = jnp.argsort(order, axis=1)
     return order[:, :kept], restore, (restore >= kept).astype(jnp.float32)
+
+
+DECODER_POSITIONS = ("sincos", "learned")
 
 
 class Decoder(nn.Module):
@@ -118,8 +121,8 @@ def masked_autoencoder(
         decoder = DECODERS[decoder]
     if set(decoder) - {"positions"} != {"width", "depth", "heads"}:
         raise InputError(f"a decoder is a name or width, depth and heads (and positions), not {sorted(decoder)}")
-    if decoder.get("positions", "sincos") not in POSITIONS:
-        raise unknown("positions", decoder["positions"], POSITIONS)
+    if decoder.get("positions", "sincos") not in DECODER_POSITIONS:
+        raise unknown("positions", decoder["positions"], DECODER_POSITIONS)
     if not 0 < mask_ratio < 1:
         raise InputError(f"mask_ratio={mask_ratio} is outside (0, 1)")
     if decode_from is not None and not 1 <= decode_from <= encoder.depth:

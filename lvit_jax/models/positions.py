@@ -1,4 +1,4 @@
-"""Position embeddings: the 2-d sin-cos table of MAE, and PyTorch's bicubic resampling of learned tables."""
+"""Position embeddings: the sin-cos tables of MAE and MoCo-v3, and PyTorch's bicubic resampling of learned ones."""
 
 import numpy as np
 
@@ -26,6 +26,16 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> np.ndarray:
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     table = np.concatenate([_sincos(width // 2, columns.ravel()), _sincos(width // 2, rows.ravel())], axis=1)
     return np.concatenate([np.zeros((1, width)), table]).astype(np.float32)
+
+
+def sincos_moco(width: int, grid: tuple[int, int]) -> np.ndarray:
+    """The fixed table of MoCo-v3 (vits.py) and BootMAE: `sincos_2d` with its halves swapped, the row first (1.1)."""
+    table = sincos_2d(width, grid)
+    return np.concatenate([table[:, width // 2 :], table[:, : width // 2]], axis=1)
+
+
+# The fixed tables by the config's `model.positions`; "learned" is the name of none of them.
+FIXED = {"sincos": sincos_2d, "sincos_moco": sincos_moco}
 
 
 def _sincos(width: int, positions: np.ndarray) -> np.ndarray:

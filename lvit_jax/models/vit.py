@@ -9,9 +9,9 @@ from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.features import Features
 from lvit_jax.models.layers import Block, LayerNorm, PatchEmbed, grid_of
-from lvit_jax.models.positions import sincos_2d
+from lvit_jax.models.positions import FIXED, sincos_2d
 
-POSITIONS = ("sincos", "learned")
+POSITIONS = (*FIXED, "learned")
 DTYPES = ("bfloat16", "float32")
 DROP_PATH_SHAPES = ("linear", "constant")
 
@@ -24,7 +24,7 @@ class ViT(nn.Module):
     heads: int
     patch_size: int = 16
     channels: int = 3
-    positions: str = "sincos"  # fixed, as in pre-training; "learned" starts from the same values (fine-tuning)
+    positions: str = "sincos"  # fixed, as in pre-training; "learned" starts from these values (fine-tuning)
     drop_path: float = 0.0  # the largest rate of a block, see `drop_path_rates`
     drop_path_shape: str = "linear"
     last_heads: int | None = None  # of the last block where it has other heads than the rest (TinyMIM's students)
@@ -64,7 +64,7 @@ class ViT(nn.Module):
           InputError: image sides that the patch size does not divide, or another number of channels.
         """
         grid = grid_of(images, self.patch_size)
-        table = sincos_2d(self.width, grid)
+        table = FIXED.get(self.positions, sincos_2d)(self.width, grid)
         if self.positions == "learned":
             table = self.param("pos_embed", lambda _: jnp.asarray(table)[None])[0]
         table = jnp.asarray(table)
@@ -107,7 +107,7 @@ def vit(
       name: a size of `models.ENCODERS`; heads, depth and width override it (`heads=3` makes DeiT-Ti of vit_tiny).
       patch_size: side of a patch in pixels.
       channels: of the images.
-      positions: "sincos" or "learned".
+      positions: "sincos" (MAE's layout), "sincos_moco" (MoCo-v3's) or "learned" (starts from MAE's).
       drop_path: rate of the last block, or of all the others where its shape is "constant".
       drop_path_shape: "linear" or "constant", see `drop_path_rates`.
       last_heads: heads of the last block where it has others than the rest.

@@ -5,6 +5,7 @@ OBJECTIVES = {
     "distill": "lvit_jax.objectives.distill:make_distill",
     "d2": "lvit_jax.objectives.distill:make_d2",
     "tinymim": "lvit_jax.objectives.tinymim:make_tinymim",
+    "moco": "lvit_jax.objectives.moco:make_moco",
     "classify": "lvit_jax.objectives.classify:make_classify",
 }
 

@@ -1,5 +1,6 @@
 """The optimizer: warm-up and cosine, decay mask, layer-wise rates, freezing, weight averaging; all by path rules."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from lvit_jax.tree import flatten, match, matches, unflatten
 from lvit_jax.types import Tree
 
 Schedule = Callable[[jax.Array | int], jax.Array]
+TRUST = 0.001  # of LARS
 STEM = r".*/(cls_token|mask_token|pos_embed|patch_embed/.*)"
 
 
@@ -62,13 +64,17 @@ def layer_scales(params: Tree, decay: float, depth: int) -> Tree:
     return unflatten({name: decay ** (depth + 1 - layer_id(name, depth)) for name in flatten(params)})
 
 
-def decay_mask(params: Tree, no_decay: Sequence[str] = (), frozen: Sequence[str] = ()) -> Tree:
-    """Which parameters decay: not vectors and scalars, not biases, not what a regex of `no_decay` or `frozen` names."""
+def decay_mask(params: Tree, no_decay: Sequence[str] = (), frozen: Sequence[str] = (), decay_all: bool = False) -> Tree:
+    """Which parameters decay: not vectors and scalars, not biases, not what a regex of `no_decay` or `frozen` names.
+
+    `decay_all`: vectors, scalars and biases too, as torch.optim without parameter groups (MoCo-v3).
+    """
     exempt = flatten(match([(pattern, True) for pattern in no_decay], params, False, "optim.no_decay"))
     still = flatten(match([(pattern, True) for pattern in frozen], params, False, "optim.frozen"))
 
     def decays(name, leaf):
-        return leaf.ndim > 1 and not name.endswith("/bias") and not exempt[name] and not still[name]
+        plain = leaf.ndim > 1 and not name.endswith("/bias")
+        return (plain or decay_all) and not exempt[name] and not still[name]
 
     return unflatten({name: decays(name, leaf) for name, leaf in flatten(params).items()})
 
@@ -111,13 +117,21 @@ def with_average(opt_state: Tree, average: Tree) -> Tree:
 
 
 def _core(name, mask, weight_decay, b1, b2, eps, momentum, nesterov) -> list[optax.GradientTransformation]:
-    """Decoupled decay after Adam's rescaling; for SGD the decay is part of the gradient, both as in torch.optim."""
+    """Decoupled decay after Adam's rescaling; for SGD the decay is part of the gradient, both as in torch.optim.
+
+    LARS as MoCo-v3 (moco/optimizer.py): gradient and decay of each matrix rescaled to TRUST times the matrix's norm,
+    then momentum, never Nesterov's; vectors take the plain gradient. A norm of 0 leaves the scale at 1.
+    """
     decay = optax.add_decayed_weights(weight_decay, mask)
     if name == "adamw":
         return [optax.scale_by_adam(b1, b2, eps), decay]
     if name == "sgd":
         return [decay, optax.trace(momentum, nesterov)]
-    raise unknown("optimizer", name, ("adamw", "sgd"))
+    if name == "lars":
+        trust = optax.scale_by_trust_ratio(trust_coefficient=TRUST)
+        matrices = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+        return [decay, optax.masked(trust, matrices), optax.trace(momentum)]
+    raise unknown("optimizer", name, ("adamw", "sgd", "lars"))
 
 
 def _gradient(params: Tree, frozen: Sequence[str], clip: float | None) -> list[optax.GradientTransformation]:
@@ -153,6 +167,7 @@ def make_tx(
     depth: int | None = None,
     clip: float | None = None,
     no_decay: Sequence[str] = (),
+    decay_all: bool = False,
     frozen: Sequence[str] = (),
     ema: float | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
@@ -165,11 +180,16 @@ def make_tx(
       layer_decay: rate and weight decay of layer l are scaled by layer_decay^(depth+1-l), with `depth` encoder blocks.
       clip, ema: largest global l2 norm; decay per step of an average of the parameters (see `averaged`); None for none.
       no_decay, frozen: regexes on names: exempt from weight decay; neither updated nor decayed.
+      decay_all: biases and norms decay too.
 
     Raises:
-      InputError: an unknown optimizer, a regex that matches no parameter, a warm-up as long as the run.
+      InputError: an unknown optimizer, LARS with `decay_all`, a regex that matches no parameter, a warm-up as long as
+        the run.
     """
+    if name == "lars" and decay_all:
+        raise InputError("optim.decay_all=True, but LARS decays no vectors; set --config.optim.decay_all=False")
     schedule = make_schedule(blr * batch_size / 256, steps, round(warmup_epochs * steps_per_epoch), warmup_lr, min_lr)
-    core = _core(name, decay_mask(params, no_decay, frozen), weight_decay, b1, b2, eps, momentum, nesterov)
+    mask = decay_mask(params, no_decay, frozen, decay_all)
+    core = _core(name, mask, weight_decay, b1, b2, eps, momentum, nesterov)
     links = [*_gradient(params, frozen, clip), *core, *_rates(schedule, params, layer_decay, depth)]
     return optax.chain(*links, *([] if ema is None else [average_weights(ema)])), schedule
