@@ -84,11 +84,9 @@ def _load(workdir: str) -> tuple[Tree, Config]:
 
 def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
     """Position embeddings of the source's grid -> the target's."""
-
-    def grid(model):
-        return tuple(side // model["patch_size"] for side in image_shape(model)[:2])
-
-    return lambda table, shape: np.asarray(resample(table, grid(target), grid(source)))
+    here, there = (encoder(model).position_grid(*image_shape(model)[:2]) for model in (target, source))
+    prefix = encoder(source).prefix
+    return lambda table, shape: np.asarray(resample(table, here, there, prefix))
 
 
 def check_model(config: Config, record: Config) -> None:

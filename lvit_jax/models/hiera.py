@@ -101,7 +101,7 @@ class Hiera(nn.Module):
         x = self._embed(images, keep, grid).astype(dtype)
         units, blocks, ends = x.shape[1], [], list(np.cumsum(self.depths) - 1)
         x = x.reshape(len(x), -1, self.first_width)
-        for i, block in enumerate(self._blocks()):
+        for block in self._blocks():
             blocks.append(block(x, units, train))
             x = blocks[-1].x
         if self.final_norm:
@@ -136,7 +136,7 @@ class Hiera(nn.Module):
         return take(x.reshape(*x.shape[:2], -1), keep).reshape(len(x), -1, *x.shape[2:])
 
     def _blocks(self) -> list[HieraBlock]:
-        """block_0, block_1, …; the first of a stage changes width and heads, and pools for the first `q_pool` stages."""
+        """block_0, block_1, …; the first of a stage changes width and heads, and pools at `q_pool` stages."""
         make = nn.remat(HieraBlock, static_argnums=(2, 3)) if self.remat else HieraBlock
         rates = iter(np.linspace(0.0, self.drop_path, self.depth).tolist())
         made = []
@@ -226,11 +226,13 @@ def _check(size: dict, kernel: int, stride: int, padding: int, mask_unit: int, q
         raise InputError(f"mask_unit={mask_unit} is no power of two; nearest: {near}")
     most = min(len(size["depths"]) - 1, mask_unit.bit_length() - 1)
     if not 0 <= q_pool <= most:
+        stages = len(size["depths"])
         raise InputError(
-            f"q_pool={q_pool}: {len(size['depths'])} stages and mask units of {mask_unit} tokens a side allow 0 to {most}"
+            f"q_pool={q_pool}: {stages} stages and mask units of {mask_unit} tokens a side allow 0 to {most}"
         )
     if not kernel - stride <= 2 * padding < kernel:  # then a side of n·stride pixels gives n tokens
         near = max(0, kernel - 1) // 2
         raise InputError(
-            f"patch_padding={padding} does not give one token per stride of {stride} with kernel {kernel}; nearest: {near}"
+            f"patch_padding={padding} with a kernel of {kernel} and a stride of {stride} does not give one token "
+            f"per stride; nearest: {near}"
         )

@@ -7,13 +7,11 @@ import pytest
 import torch
 from hiera_weights import SIZES, channel_last, from_hf, hf_model
 
-from lvit_jax.errors import InputError
 from lvit_jax.models.heads import classifier
 from lvit_jax.models.hiera import hiera
 from lvit_jax.models.hiera_layers import roll, to_grid, unroll
 from lvit_jax.models.mim import masked_autoencoder
 from lvit_jax.objectives.mae import reconstruction_loss
-from lvit_jax.tree import flatten
 
 SMALL = {"first_width": 16, "depths": (1, 1, 2, 1), "dtype": "float32"}
 DECODER = {"width": 24, "depth": 1, "heads": 3}
