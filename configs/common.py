@@ -81,6 +81,29 @@ def base() -> ConfigDict:
     ).lock()
 
 
+def hiera(name: str, q_pool: int) -> ConfigDict:
+    """models.hiera.hiera: a config's `model` section; image_size also sizes the data."""
+    return ConfigDict(
+        {
+            "name": name,
+            "image_size": 224,
+            "channels": 3,
+            "first_width": placeholder(int),  # None: the size's own
+            "depths": placeholder(tuple),
+            "first_heads": placeholder(int),
+            "patch_kernel": 7,
+            "patch_stride": 4,
+            "patch_padding": 3,
+            "mask_unit": 8,
+            "q_pool": q_pool,  # 2 in pre-training, 3 in classification (recipes 1.4)
+            "norm_eps": 1e-6,
+            "drop_path": 0.0,
+            "remat": False,
+            "dtype": "bfloat16",
+        }
+    )
+
+
 def mae(decoder: str) -> ConfigDict:
     """objectives.mae.make_mae."""
     return ConfigDict({"name": "mae", "decoder": decoder, "mask_ratio": 0.75, "norm_pix": True})

@@ -12,6 +12,7 @@ from lvit_jax.build.parts import count_steps, encoder, example, make_objective, 
 from lvit_jax.build.run import make_optimizer
 from lvit_jax.data.recipes import RECIPES
 from lvit_jax.data.sources import open_data
+from lvit_jax.models import ENCODERS
 from lvit_jax.models.vit import drop_path_rates
 from lvit_jax.objectives import NEEDS_TEACHER
 from lvit_jax.training.record import write_record
@@ -48,6 +49,9 @@ def test_config_builds(name, teacher, tmp_path):
     config = flags.check(flags.load_config(name))
     if config.objective.name in NEEDS_TEACHER:
         config.init.teacher = teacher
+        if ENCODERS[config.model.name][0] == "hiera":
+            model = {"name": "hiera_base", "image_size": 224, "channels": 3, "q_pool": 2}
+            write_record(teacher, {"kind": "import", "config": {"model": model, "objective": None}})
         if config.init.demo_teacher:
             sizes = flags.load_config(config.init.demo_teacher)
             write_record(teacher, {"kind": "run", "config": sizes.to_dict()})

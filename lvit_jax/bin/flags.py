@@ -21,8 +21,18 @@ OPTIMIZERS = ("adamw", "sgd", "lars")
 EITHER = {"model.image_size": (int, tuple), "data.statistics": (str, tuple)}
 # Fields that are no strings and may be None.
 OPTIONAL = {"data.limit", "data.threads", "init.heads_from", "log.profile", "mesh.devices", "model.depth"}
-OPTIONAL |= {"model.last_heads"}  # of TinyMIM's students
-OPTIONAL |= {"model.heads", "model.width", "objective.classes", "optim.clip", "optim.ema", "train.steps"}
+OPTIONAL |= {
+    "model.first_width",
+    "model.depths",
+    "model.first_heads",
+    "model.heads",
+    "model.last_heads",
+    "model.width",
+    "objective.classes",
+    "optim.clip",
+    "optim.ema",
+    "train.steps",
+}
 # What a number must at least be; larger limits depend on data and devices, and are checked there.
 LEAST = {
     "seed": 0,
@@ -33,6 +43,14 @@ LEAST = {
     "model.last_heads": 1,
     "model.width": 1,
     "model.depth": 1,
+    "model.first_width": 1,
+    "model.depths": 1,
+    "model.first_heads": 1,
+    "model.patch_kernel": 1,
+    "model.patch_stride": 1,
+    "model.patch_padding": 0,
+    "model.mask_unit": 1,
+    "model.q_pool": 0,
     "data.limit": 1,
     "data.threads": 1,
     "data.split_seed": 0,

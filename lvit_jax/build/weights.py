@@ -93,20 +93,15 @@ def with_positions(source: Tree, theirs: Config, ours: Config, target: Tree) -> 
     layout = theirs.get("positions", "sincos")
     if layout not in FIXED or layout == "sincos" or "encoder/pos_embed" not in flatten(target):
         return source
-    table = FIXED[layout](encoder(ours).width, grid_of(ours))[None]
+    table = FIXED[layout](encoder(ours).width, encoder(ours).position_grid(*image_shape(ours)[:2]))[None]
     return {**source, "encoder": {**source["encoder"], "pos_embed": table}}
-
-
-def grid_of(model: Config) -> tuple[int, int]:
-    """(rows, columns) of patches of a `model` section."""
-    height, width, _ = image_shape(model)
-    return height // model["patch_size"], width // model["patch_size"]
 
 
 def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
     """Position embeddings of the source's grid -> the target's."""
-
-    return lambda table, shape: np.asarray(resample(table, grid_of(target), grid_of(source)))
+    here, there = (encoder(model).position_grid(*image_shape(model)[:2]) for model in (target, source))
+    prefix = encoder(source).prefix
+    return lambda table, shape: np.asarray(resample(table, here, there, prefix))
 
 
 def check_model(config: Config, record: Config) -> None:

@@ -1,7 +1,7 @@
 """The menu of models: names and sizes. Imports nothing, so that a misspelt name costs no second."""
 
 # kind -> the function behind the config's `model` section, for all sizes of that kind.
-KINDS = {"vit": "lvit_jax.models.vit:vit"}
+KINDS = {"vit": "lvit_jax.models.vit:vit", "hiera": "lvit_jax.models.hiera:hiera"}
 
 # name -> (kind, size). Heads follow MAE-Lite (models_vit.py): tiny and small take 12 heads so that their attention has
 # as many heads as the MAE-Base teacher. DeiT's counts (3 and 6) come with `heads=3`, `heads=6`.
@@ -12,6 +12,14 @@ ENCODERS = {
     "vit_base": ("vit", {"width": 768, "depth": 12, "heads": 12}),
     "vit_large": ("vit", {"width": 1024, "depth": 24, "heads": 16}),
     "vit_huge": ("vit", {"width": 1280, "depth": 32, "heads": 16}),
+    # Hiera (recipes 1.4): width and heads of the first stage, which double with every stage.
+    "hiera_micro": ("hiera", {"first_width": 16, "depths": (1, 1, 2, 1), "first_heads": 1}),  # ours, for the demo
+    "hiera_tiny46": ("hiera", {"first_width": 46, "depths": (1, 2, 7, 2), "first_heads": 1}),  # D²-MAE's "Hiera-Tiny"
+    "hiera_tiny": ("hiera", {"first_width": 96, "depths": (1, 2, 7, 2), "first_heads": 1}),  # the official one
+    "hiera_small": ("hiera", {"first_width": 96, "depths": (1, 2, 11, 2), "first_heads": 1}),
+    "hiera_base": ("hiera", {"first_width": 96, "depths": (2, 3, 16, 3), "first_heads": 1}),
+    "hiera_base_plus": ("hiera", {"first_width": 112, "depths": (2, 3, 16, 3), "first_heads": 2}),
+    "hiera_large": ("hiera", {"first_width": 144, "depths": (2, 6, 36, 4), "first_heads": 2}),
 }
 
 # MAE decoders: MAE-Lite's one-block ones for tiny and small, MAE's for base and larger (models_mae.py).

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.features import Features
+from lvit_jax.models.hiera import Hiera
 from lvit_jax.models.layers import LayerNorm
 from lvit_jax.models.vit import ViT
 
@@ -44,7 +45,7 @@ class Head(nn.Module):
 class Classifier(nn.Module):
     """An encoder without final norm, and a head."""
 
-    encoder: ViT
+    encoder: ViT | Hiera
     head: Head
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -52,7 +53,7 @@ class Classifier(nn.Module):
         return self.head(self.encoder(images, train=train))
 
 
-def classifier(encoder: ViT, classes: int, pool: str = "mean", head_std: float = 0.02) -> Classifier:
+def classifier(encoder: ViT | Hiera, classes: int, pool: str = "mean", head_std: float = 0.02) -> Classifier:
     """A classifier on any encoder; its final norm, if it had one, gives way to the head's.
 
     Raises:

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import DECODERS
 from lvit_jax.models.features import Features
-from lvit_jax.models.layers import Block, LayerNorm, Linear, grid_of, patchify, take, unpatchify
+from lvit_jax.models.hiera import Hiera
+from lvit_jax.models.hiera_mim import HieraDecoder
+from lvit_jax.models.layers import Block, LayerNorm, Linear, patchify, take, unpatchify
 from lvit_jax.models.positions import sincos_2d
 from lvit_jax.models.vit import ViT
 
@@ -23,7 +25,7 @@ class MimOut(NamedTuple):
     prediction: jax.Array  # float32 [B,N,P], every patch in (row, column, channel) order
     mask: jax.Array  # float32 [B,N], 1 = removed from the encoder's input
     features: Features  # of CLS and the kept patches
-    keep: jax.Array  # int32 [B,K]
+    keep: jax.Array  # int32 [B,K], what the encoder saw: patches, or mask units of a Hiera
     latent: jax.Array  # [B,1+K,D], what the decoder saw
 
 
@@ -85,35 +87,56 @@ class MaskedAutoencoder(nn.Module):
     of the last one's: D²-MAE reconstructs from LN(x₈) while the later blocks serve distillation alone.
     """
 
-    encoder: ViT
-    decoder: Decoder
+    encoder: ViT | Hiera
+    decoder: Decoder | HieraDecoder
     mask_ratio: float = 0.75
     decode_from: int | None = None
 
     def __call__(self, images: jax.Array, noise: jax.Array, train: bool = False) -> MimOut:
-        """images [B,H,W,C], noise float [B,N] (its order decides the mask) -> MimOut."""
+        """images [B,H,W,C], noise float [B,N] or [B,U] as `noise` makes it (its order decides the mask) -> MimOut.
+
+        Raises:
+          InputError: a mask ratio that leaves nothing to see.
+        """
+        check_kept(noise.shape[1], self.mask_ratio)
         keep, restore, mask = random_masking(noise, self.mask_ratio)
         features = self.encoder(images, keep, train=train)
         latent = features.tokens
         if self.decode_from is not None:
             latent = self.encoder.norm(features.blocks[self.decode_from - 1].x)
         prediction = self.decoder(latent, restore, features.grid)
+        mask = enlarge(mask, self.encoder.mask_grid(images), features.grid)
         return MimOut(prediction, mask, features, keep, latent)
 
     def noise(self, rng: jax.Array, images: jax.Array) -> jax.Array:
-        """Uniform noise float32 [B,N] for these images."""
-        rows, columns = grid_of(images, self.encoder.patch_size)
+        """Uniform noise float32 for these images: [B,N], one number per patch, or [B,U], one per mask unit."""
+        rows, columns = self.encoder.mask_grid(images)
         return jax.random.uniform(rng, (len(images), rows * columns))
 
 
+def enlarge(mask: jax.Array, grid: tuple[int, int], finer: tuple[int, int]) -> jax.Array:
+    """A mask [B,U] on a grid of units as a mask [B,N] on a finer grid of patches."""
+    rows, columns = finer[0] // grid[0], finer[1] // grid[1]
+    return mask.reshape(-1, *grid).repeat(rows, axis=1).repeat(columns, axis=2).reshape(len(mask), -1)
+
+
+def check_kept(units: int, ratio: float) -> None:
+    """Raises InputError where a mask ratio removes all of so many patches or mask units."""
+    if int(units * (1 - ratio)):
+        return
+    valid = [n / 100 for n in range(1, 100) if int(units * (1 - n / 100))]
+    nearest = f"nearest: {valid[-1]}" if valid else "larger images have more"
+    raise InputError(f"mask_ratio={ratio} leaves none of {units} patches or mask units; {nearest}")
+
+
 def masked_autoencoder(
-    encoder: ViT, decoder: str | Mapping[str, int], mask_ratio: float, decode_from: int | None = None
+    encoder: ViT | Hiera, decoder: str | Mapping[str, int], mask_ratio: float, decode_from: int | None = None
 ) -> MaskedAutoencoder:
     """An encoder with a decoder from `models.DECODERS`, or of given width, depth, heads (and positions).
 
     Raises:
       InputError: an unknown decoder, other keys than those three, a mask ratio outside (0, 1), or a block to decode
-        from that the encoder lacks.
+        from that the encoder lacks (of a Hiera, whose decoder reads several stages: any).
     """
     if isinstance(decoder, str):
         if decoder not in DECODERS:
@@ -128,5 +151,13 @@ def masked_autoencoder(
     if decode_from is not None and not 1 <= decode_from <= encoder.depth:
         raise InputError(f"decode_from={decode_from}: the encoder has blocks 1 to {encoder.depth}")
     like = {key: getattr(encoder, key) for key in ("patch_size", "channels", "dtype", "norm_eps")}
-    decoder = Decoder(**decoder, **like)
+    if isinstance(encoder, Hiera):
+        if decode_from is not None:
+            raise InputError("a Hiera's decoder reads several stages, not one inner block: use mae or distill, not d2")
+        if decoder.get("positions", "learned") != "learned":
+            raise InputError(f"positions of a Hiera's decoder are 'learned', not {decoder['positions']!r}")
+        size = {key: value for key, value in decoder.items() if key != "positions"}
+        decoder = HieraDecoder(**size, **like)
+    else:
+        decoder = Decoder(**decoder, **like)
     return MaskedAutoencoder(encoder.clone(final_norm=True), decoder, mask_ratio, decode_from)

@@ -45,31 +45,34 @@ def _sincos(width: int, positions: np.ndarray) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def resample(table: np.ndarray, grid: tuple[int, int], source_grid: tuple[int, int] | None = None) -> np.ndarray:
+def resample(
+    table: np.ndarray, grid: tuple[int, int], source_grid: tuple[int, int] | None = None, prefix: int = 1
+) -> np.ndarray:
     """A learned table for another grid, as torch's `interpolate(mode="bicubic", align_corners=False)` does it.
 
     Args:
-      table: [1, 1+L, D]; the CLS row is kept as it is.
+      table: [1, prefix+L, D]; the rows of the prefix are kept as they are.
       grid: the wanted (rows, columns).
       source_grid: the grid that L stands for; a square where None.
+      prefix: 1 for CLS, 0 for hierarchical encoders.
 
     Returns:
-      float32 [1, 1+N, D].
+      float32 [1, prefix+N, D].
 
     Raises:
       InputError: L is not the size of `source_grid`, or no square where that is None.
     """
     table = np.asarray(table, np.float32)
-    length = table.shape[1] - 1
+    length = table.shape[1] - prefix
     side = round(length**0.5)
     rows, columns = source_grid or (side, side)
     if rows * columns != length:
         raise InputError(f"a position table of {length} patches does not lie on a {rows}x{columns} grid")
-    patches = table[0, 1:].reshape(rows, columns, -1)
+    patches = table[0, prefix:].reshape(rows, columns, -1)
     patches = np.einsum(
         "hr,wc,rcd->hwd", _bicubic(rows, grid[0]), _bicubic(columns, grid[1]), patches, optimize=True
     ).reshape(1, grid[0] * grid[1], -1)
-    return np.concatenate([table[:, :1], patches], axis=1).astype(np.float32)
+    return np.concatenate([table[:, :prefix], patches], axis=1).astype(np.float32)
 
 
 def _bicubic(source: int, target: int, a: float = -0.75) -> np.ndarray:

@@ -33,6 +33,21 @@ class ViT(nn.Module):
     final_norm: bool = True  # part of the encoder in pre-training and in teachers; classifiers norm in their head
     norm_eps: float = 1e-6  # of every LayerNorm; transformers folders state others
 
+    prefix = 1  # row of the position table for CLS
+
+    @property
+    def mask_size(self) -> int:
+        """Side in pixels of what `keep` counts."""
+        return self.patch_size
+
+    def mask_grid(self, images: jax.Array) -> tuple[int, int]:
+        """(rows, columns) of what `keep` counts: the patches of images [B,H,W,C]."""
+        return grid_of(images, self.patch_size)
+
+    def position_grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of the position table for images of this size."""
+        return height // self.patch_size, width // self.patch_size
+
     def setup(self):
         dtype = jnp.dtype(self.dtype)
         self.patch_embed = PatchEmbed(self.width, self.patch_size, self.channels, dtype)

@@ -4,6 +4,7 @@ import jax
 
 from lvit_jax.errors import InputError
 from lvit_jax.models.heads import classifier
+from lvit_jax.models.hiera import Hiera
 from lvit_jax.models.vit import ViT
 from lvit_jax.objectives.losses import accuracy, soft_cross_entropy
 from lvit_jax.objectives.mixing import mix, soft_labels
@@ -12,7 +13,7 @@ from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
 
 def make_classify(
-    encoder: ViT,
+    encoder: ViT | Hiera,
     *,
     classes: int,
     pool: str = "mean",
@@ -25,10 +26,10 @@ def make_classify(
     """Soft-target cross-entropy: params {encoder, head}.
 
     Args:
-      encoder: any ViT; its final norm gives way to the head's.
+      encoder: any ViT or Hiera; its final norm gives way to the head's.
       classes: C.
       pool: "mean" over patches with a fresh norm, or "cls".
-      head_std: of the head's initial weights. MAE-Lite 0.02, MAE 2e-5.
+      head_std: of the head's initial weights. MAE-Lite 0.02; MAE, and Hiera (0.02·0.001), 2e-5.
       mixup, cutmix: α of λ ~ Beta(α, α), 0 = off.
       smoothing: share of the target spread over all classes.
       group: images that share one λ (MAE-Lite: the 128 of one GPU).

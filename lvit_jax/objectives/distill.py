@@ -11,19 +11,20 @@ import jax.numpy as jnp
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.adapters import Adapters, qkv_probe
 from lvit_jax.models.features import Features, attention_logits
+from lvit_jax.models.hiera import Hiera
 from lvit_jax.models.layers import Block
 from lvit_jax.models.mim import MaskedAutoencoder, masked_autoencoder
 from lvit_jax.models.vit import ViT
 from lvit_jax.objectives.losses import mse
-from lvit_jax.objectives.mae import forward, init_params, make_predict, reconstruction_loss
+from lvit_jax.objectives.mae import forward, make_predict, reconstruction_loss
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
 TARGETS = ("logits", "probabilities", "hidden")
 
 
 def make_distill(
-    encoder: ViT,
-    teacher: ViT,
+    encoder: ViT | Hiera,
+    teacher: ViT | Hiera,
     *,
     decoder: str | Mapping[str, int],
     mask_ratio: float = 0.75,
@@ -49,7 +50,7 @@ def make_distill(
 
     Raises:
       InputError: layers that do not exist, an unknown target, models that cannot share a mask, unequal heads or
-        widths without adapter.
+        widths without adapter; from `init`, layers of a hierarchy whose views differ in shape.
     """
     if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
         raise InputError(f"pairs={pairs}: a list of pairs (student layer, teacher layer), such as ((12, 12),)")
@@ -91,7 +92,7 @@ def make_d2(
 
 def _distillation(
     model: MaskedAutoencoder,
-    teacher: ViT,
+    teacher: ViT | Hiera,
     norm_pix: bool,
     pairs: tuple[tuple[int, int], ...],
     target: str,
@@ -103,18 +104,26 @@ def _distillation(
     teacher = teacher.clone(final_norm=True)
     _check(model.encoder, teacher, pairs, target, adapter, probe is not None)
     hidden = target == "hidden"
-    adapters = Adapters(teacher.width if hidden else teacher.heads, axis=-1 if hidden else 2)
+    axis = -1 if hidden else 2
+    adapters = Adapters(teacher.width if hidden else teacher.heads, axis=axis)
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
         student_rng, teacher_rng, adapter_rng = jax.random.split(rng, 3)
-        params = init_params(model, student_rng, batch)
-        if adapter:
-            shape = (1, 1, model.encoder.width) if hidden else (1, 1, model.encoder.heads, 1, 1)
-            params["adapters"] = adapters.init(adapter_rng, [jnp.zeros(shape)] * len(pairs))["params"]
+        images = batch["image"][:1]
+        out, params = model.init_with_output(student_rng, images, model.noise(student_rng, images))
+        seen, frozen = teacher.init_with_output(teacher_rng, images, out.keep)
+        params, features = params["params"], out.features
         if probe:
-            stream = jnp.zeros((1, 1, model.encoder.width))
-            params["adapters"]["probe"] = probe.init(jax.random.fold_in(adapter_rng, 1), stream, False)["params"]
-        return Variables(params, {"teacher": teacher.init(teacher_rng, batch["image"][:1])["params"]})
+            extra, probed = probe.init_with_output(jax.random.fold_in(adapter_rng, 1), features.blocks[-1].x, False)
+            features = features.replace(blocks=(*features.blocks, extra))
+        ours = [view(features, student_layer, target) for student_layer, _ in pairs]
+        theirs = [view(seen, teacher_layer, target) for _, teacher_layer in pairs]
+        _check_views(pairs, ours, theirs, axis, adapters.features if adapter else None)
+        if adapter:
+            params["adapters"] = adapters.init(adapter_rng, ours)["params"]
+        if probe:
+            params["adapters"]["probe"] = probed["params"]
+        return Variables(params, {"teacher": frozen["params"]})
 
     def loss(params: Tree, state: TrainState, batch: Batch, rng: jax.Array):
         out = forward(model, params, batch["image"], rng)
@@ -135,7 +144,7 @@ def _distillation(
 
 
 def view(features: Features, layer: int, target: str) -> jax.Array:
-    """What is compared at a layer (counted from 1): float32 [B,1,H,N,N] of attention, or [B,N,D] of hidden states."""
+    """What is compared at a layer (counted from 1): float32 [B,W,H,M,N] of attention, or [B,N,D] of hidden states."""
     if target == "hidden":
         x = features.blocks[layer].normed if layer < len(features.blocks) else features.tokens
         return x.astype(jnp.float32)
@@ -144,7 +153,12 @@ def view(features: Features, layer: int, target: str) -> jax.Array:
 
 
 def _check(
-    student: ViT, teacher: ViT, pairs: tuple[tuple[int, int], ...], target: str, adapter: bool, probe: bool
+    student: ViT | Hiera,
+    teacher: ViT | Hiera,
+    pairs: tuple[tuple[int, int], ...],
+    target: str,
+    adapter: bool,
+    probe: bool,
 ) -> None:
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
@@ -155,7 +169,7 @@ def _check(
         for who, depth, layer in zip(("student", "teacher"), depths, layers, strict=True):
             if not 1 <= layer <= depth:
                 raise InputError(f"no {who} layer {layer}: it has layers 1 to {depth}")
-    for name in ("patch_size", "channels"):
+    for name in ("patch_size", "mask_size", "channels"):
         if getattr(student, name) != getattr(teacher, name):
             raise InputError(
                 f"{name} of student ({getattr(student, name)}) and teacher ({getattr(teacher, name)}) differ"
@@ -164,3 +178,22 @@ def _check(
     if not adapter and getattr(student, name) != getattr(teacher, name):
         both = f"{getattr(student, name)} and {getattr(teacher, name)}"
         raise InputError(f"without adapter, student and teacher need equal {name}, not {both}")
+
+
+def _check_views(
+    pairs: tuple[tuple[int, int], ...],
+    ours: Sequence[jax.Array],
+    theirs: Sequence[jax.Array],
+    axis: int,
+    features: int | None,
+) -> None:
+    """Layers of a hierarchy have sizes of their own: what is compared must have one shape after its adapter."""
+    for layers, a, b in zip(pairs, ours, theirs, strict=True):
+        adapted = list(a.shape)
+        adapted[axis] = features or adapted[axis]
+        if tuple(adapted) != b.shape:
+            what = "heads" if axis == 2 else "width"
+            raise InputError(
+                f"student layer {layers[0]} of shape {a.shape} and teacher layer {layers[1]} of {b.shape} cannot be "
+                f"compared; an adapter changes {what} only, to those of the teacher's last layer"
+            )

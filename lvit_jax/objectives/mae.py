@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from lvit_jax.models.hiera import Hiera
 from lvit_jax.models.mim import MaskedAutoencoder, MimOut, masked_autoencoder, patchify, unpatchify
 from lvit_jax.models.vit import ViT
 from lvit_jax.objectives.losses import masked_mse, pixel_targets
@@ -11,14 +12,14 @@ from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
 
 def make_mae(
-    encoder: ViT, *, decoder: str | Mapping[str, int], mask_ratio: float = 0.75, norm_pix: bool = True
+    encoder: ViT | Hiera, *, decoder: str | Mapping[str, int], mask_ratio: float = 0.75, norm_pix: bool = True
 ) -> Objective:
     """MAE pre-training: params {encoder, decoder}.
 
     Args:
-      encoder: any ViT; it gets a final norm.
+      encoder: any ViT or Hiera; it gets a final norm.
       decoder: a name of `models.DECODERS`, or its width, depth and heads.
-      mask_ratio: share of the patches removed.
+      mask_ratio: share of the patches, or of a Hiera's mask units, removed.
       norm_pix: targets normalised per patch.
 
     Raises:
