@@ -10,6 +10,7 @@ from etils import epath
 from lvit_jax.build.parts import Config, encoder, image_shape
 from lvit_jax.errors import InputError
 from lvit_jax.models.positions import resample
+from lvit_jax.models.relative import resample_bias
 from lvit_jax.training.checkpoint import load_into, load_params, steps, tree_hash
 from lvit_jax.training.record import read_record
 from lvit_jax.types import Tree, Variables
@@ -83,12 +84,15 @@ def _load(workdir: str) -> tuple[Tree, Config]:
 
 
 def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
-    """Position embeddings of the source's grid -> the target's."""
+    """Position embeddings [1,1+N,D] and relative-position tables [R,H] of the source's grid -> the target's."""
 
     def grid(model):
         return tuple(side // model["patch_size"] for side in image_shape(model)[:2])
 
-    return lambda table, shape: np.asarray(resample(table, grid(target), grid(source)))
+    def resize(table, shape):
+        return (resample_bias if len(shape) == 2 else resample)(table, grid(target), grid(source))
+
+    return resize
 
 
 def check_model(config: Config, record: Config) -> None:

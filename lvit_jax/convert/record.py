@@ -67,7 +67,7 @@ def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
       arch: what was read.
       objective: further settings that the file states (mask_ratio, norm_pix).
     """
-    same = [name for name, (_, size) in ENCODERS.items() if size["width"] == arch.width]
+    same = [name for name, (kind, size) in ENCODERS.items() if kind == "vit" and size["width"] == arch.width]
     model = {
         "name": same[0] if same else "vit_base",
         "image_size": arch.image_size[0] if arch.image_size[0] == arch.image_size[1] else list(arch.image_size),

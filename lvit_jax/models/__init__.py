@@ -1,7 +1,10 @@
 """The menu of models: names and sizes. Imports nothing, so that a misspelt name costs no second."""
 
 # kind -> the function behind the config's `model` section, for all sizes of that kind.
-KINDS = {"vit": "lvit_jax.models.vit:vit"}
+KINDS = {
+    "vit": "lvit_jax.models.vit:vit",
+    "vit_rpe": "lvit_jax.models.vit_rpe:vit_rpe",
+}
 
 # name -> (kind, size). Heads follow MAE-Lite (models_vit.py): tiny and small take 12 heads so that their attention has
 # as many heads as the MAE-Base teacher. DeiT's counts (3 and 6) come with `heads=3`, `heads=6`.
@@ -12,6 +15,11 @@ ENCODERS = {
     "vit_base": ("vit", {"width": 768, "depth": 12, "heads": 12}),
     "vit_large": ("vit", {"width": 1024, "depth": 24, "heads": 16}),
     "vit_huge": ("vit", {"width": 1280, "depth": 32, "heads": 16}),
+    # With relative positions: MAE-Lite's for long fine-tuning (models_vit_rpe.py), same sizes.
+    "vit_micro_rpe": ("vit_rpe", {"width": 64, "depth": 4, "heads": 4}),
+    "vit_tiny_rpe": ("vit_rpe", {"width": 192, "depth": 12, "heads": 12}),
+    "vit_small_rpe": ("vit_rpe", {"width": 384, "depth": 12, "heads": 12}),
+    "vit_base_rpe": ("vit_rpe", {"width": 768, "depth": 12, "heads": 12}),
 }
 
 # MAE decoders: MAE-Lite's one-block ones for tiny and small, MAE's for base and larger (models_mae.py).

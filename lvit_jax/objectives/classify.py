@@ -4,10 +4,10 @@ import jax
 
 from lvit_jax.errors import InputError
 from lvit_jax.models.heads import classifier
+from lvit_jax.models.initial import from_scratch
 from lvit_jax.models.vit import ViT
 from lvit_jax.objectives.losses import accuracy, soft_cross_entropy
 from lvit_jax.objectives.mixing import mix, soft_labels
-from lvit_jax.tree import flatten, unflatten
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
 
@@ -44,7 +44,7 @@ def make_classify(
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
         params = model.init(rng, batch["image"][:1])["params"]
-        return Variables(params={**params, "encoder": _redrawn(rng, params["encoder"])})
+        return Variables(params={**params, "encoder": from_scratch(encoder, rng, params["encoder"])})
 
     def loss(params: Tree, state: TrainState, batch: Batch, rng: jax.Array):
         mix_rng, dropout_rng = jax.random.split(rng)
@@ -58,14 +58,3 @@ def make_classify(
         return {"logits": model.apply({"params": params}, batch["image"])}
 
     return Objective(init, loss, predict)
-
-
-def _redrawn(rng: jax.Array, encoder: Tree) -> Tree:
-    """Every Linear of the blocks from N(0, 0.02), as timm and MAE-Lite's models_vit.py; pre-training draws Xavier."""
-    leaves = flatten(encoder)
-    linear = [name for name in leaves if name.startswith("block_") and name.endswith("/kernel")]
-    drawn = {
-        name: 0.02 * jax.random.normal(key, leaves[name].shape)
-        for name, key in zip(linear, jax.random.split(rng, len(linear)), strict=True)
-    }
-    return unflatten(leaves | drawn)
