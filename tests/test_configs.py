@@ -24,9 +24,10 @@ CLASSES = tuple(f"class {i}" for i in range(10))
 
 @pytest.fixture
 def teacher(tmp_path):
-    """The record of an imported MAE-Base: objectives read their teacher's sizes from it."""
+    """The record of an imported classifier of the Base size: objectives read their teacher's sizes from it."""
     model = {"name": "vit_base", "image_size": 224, "patch_size": 16, "channels": 3}
-    write_record(tmp_path, {"kind": "import", "config": {"model": model, "objective": None}})
+    objective = {"name": "classify", "pool": "mean", "classes": len(CLASSES)}
+    write_record(tmp_path, {"kind": "import", "config": {"model": model, "objective": objective}})
     return str(tmp_path)
 
 

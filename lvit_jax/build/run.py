@@ -105,7 +105,7 @@ def check_start(config: Config, workdir: epath.PathLike) -> tuple[jax.sharding.M
 def check_before_teacher(config: Config, teacher: Config, workdir: epath.PathLike) -> None:
     """All that can be wrong with a run whose teacher is yet to be trained with the config `teacher`."""
     _, data, old = check_start(config, workdir)
-    abstract = shapes(make_objective(config, data.train.classes, teacher["model"]), config)
+    abstract = shapes(make_objective(config, data.train.classes, teacher), config)
     steps = make_optimizer(config, abstract.params, data.train.size)[2]
     if old:
         check_same(old, make_record(config, data, {}, steps))

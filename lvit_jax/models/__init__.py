@@ -4,6 +4,7 @@
 KINDS = {
     "vit": "lvit_jax.models.vit:vit",
     "vit_rpe": "lvit_jax.models.vit_rpe:vit_rpe",
+    "regnet": "lvit_jax.models.regnet:regnet",
 }
 
 # name -> (kind, size). Heads follow MAE-Lite (models_vit.py): tiny and small take 12 heads so that their attention has
@@ -20,6 +21,9 @@ ENCODERS = {
     "vit_tiny_rpe": ("vit_rpe", {"width": 192, "depth": 12, "heads": 12}),
     "vit_small_rpe": ("vit_rpe", {"width": 384, "depth": 12, "heads": 12}),
     "vit_base_rpe": ("vit_rpe", {"width": 768, "depth": 12, "heads": 12}),
+    # Frozen teachers of classifiers: timm's RegNetY-200MF and -16GF.
+    "regnety_002": ("regnet", {"widths": (24, 56, 152, 368), "depths": (1, 1, 4, 7), "group_width": 8}),
+    "regnety_160": ("regnet", {"widths": (224, 448, 1232, 3024), "depths": (2, 4, 11, 1), "group_width": 112}),
 }
 
 # MAE decoders: MAE-Lite's one-block ones for tiny and small, MAE's for base and larger (models_mae.py).

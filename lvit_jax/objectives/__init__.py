@@ -5,7 +5,12 @@ OBJECTIVES = {
     "distill": "lvit_jax.objectives.distill:make_distill",
     "d2": "lvit_jax.objectives.distill:make_d2",
     "classify": "lvit_jax.objectives.classify:make_classify",
+    "classify_distill": "lvit_jax.objectives.classify_distill:make_classify_distill",
 }
 
 # These take a teacher as their second argument; its weights must come from a file, never from an initialiser.
-NEEDS_TEACHER = frozenset({"distill", "d2"})
+NEEDS_TEACHER = frozenset({"distill", "d2", "classify_distill"})
+# Of these, those whose teacher is a whole classifier and not an encoder.
+NEEDS_CLASSIFIER = frozenset({"classify_distill"})
+# Those that classify: evaluations and predictions read their logits.
+CLASSIFIERS = frozenset({"classify", "classify_distill"})

@@ -21,6 +21,7 @@ def make_classify(
     cutmix: float = 0.0,
     smoothing: float = 0.0,
     group: int = 128,
+    head_norm: bool = True,
 ) -> Objective:
     """Soft-target cross-entropy: params {encoder, head}.
 
@@ -32,15 +33,13 @@ def make_classify(
       mixup, cutmix: α of λ ~ Beta(α, α), 0 = off.
       smoothing: share of the target spread over all classes.
       group: images that share one λ (MAE-Lite: the 128 of one GPU).
+      head_norm: a norm before the last Linear; imported convolutional classifiers have none.
 
     Raises:
       InputError: an unknown pooling, a smoothing outside [0, 1), a group below 1.
     """
-    if not 0 <= smoothing < 1:
-        raise InputError(f"smoothing={smoothing} is outside [0, 1)")
-    if group < 1:
-        raise InputError(f"group={group}: at least one image shares a λ")
-    model = classifier(encoder, classes, pool, head_std)
+    check_targets(smoothing, group)
+    model = classifier(encoder, classes, pool, head_std, head_norm)
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
         params = model.init(rng, batch["image"][:1])["params"]
@@ -58,3 +57,11 @@ def make_classify(
         return {"logits": model.apply({"params": params}, batch["image"])}
 
     return Objective(init, loss, predict)
+
+
+def check_targets(smoothing: float, group: int) -> None:
+    """Raises: InputError, for a smoothing outside [0, 1) or a group below 1."""
+    if not 0 <= smoothing < 1:
+        raise InputError(f"smoothing={smoothing} is outside [0, 1)")
+    if group < 1:
+        raise InputError(f"group={group}: at least one image shares a λ")

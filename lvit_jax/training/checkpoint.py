@@ -18,6 +18,8 @@ from lvit_jax.training.seal import Damaged, cause_of, check_seal, is_damage, sea
 from lvit_jax.tree import flatten, matches, unflatten
 from lvit_jax.types import TrainState, Tree
 
+RESIZED = ("pos_embed", "relative_position_bias_table")  # last names of parameters that have a length per grid
+
 Value = TypeVar("Value")
 
 
