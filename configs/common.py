@@ -240,6 +240,42 @@ def finetune() -> ConfigDict:
     return config
 
 
+def relative(config: ConfigDict, name: str, qv_bias: bool) -> ConfigDict:
+    """Fine-tuning with relative positions (recipes 1.2; finetuning_rpe_exp.py): the fields of models.vit_rpe.vit_rpe.
+
+    With `qv_bias` a plain encoder's qkv bias has no place and is dropped: the key's part has no effect on attention,
+    those of queries and values start at zero.
+    """
+    config.model.name = name
+    with config.model.unlocked():
+        config.model.qv_bias = qv_bias
+        config.model.layer_scale = placeholder(float)
+        config.model.shared_table = False
+    config.objective.head_std = 2e-5  # 0.02, then times 0.001
+    config.init.fresh += (r"encoder/.*relative_position_bias_table", r"encoder/.*/(q_bias|v_bias|gamma_[12])")
+    if qv_bias:
+        config.init.dropped += (r"encoder/block_\d+/attn/qkv/bias",)
+    return config
+
+
+def classify_distill(config: ConfigDict) -> ConfigDict:
+    """Fine-tuning with a teacher's answers (recipes 5.4): objectives.classify_distill.make_classify_distill."""
+    plain = config.objective
+    config.objective = ConfigDict(
+        {
+            "name": "classify_distill",
+            "target": "hard",
+            "alpha": 0.5,
+            "temperature": 1.0,  # of target "soft"
+            **{key: plain[key] for key in ("head_std", "mixup", "cutmix", "smoothing", "group")},
+        }
+    )
+    config.objective.classes = placeholder(int)
+    config.init.fresh += ("dist_head/.*",)
+    config.init.dropped += ("dist_head/.*",)
+    return config
+
+
 def digits(config: ConfigDict) -> ConfigDict:
     """A config in miniature, on the bundled 8x8 digits: 16 patches, a model of width 64, minutes on two cores."""
     config.model.update({"name": "vit_micro", "image_size": 8, "patch_size": 2, "channels": 1, "dtype": "float32"})

@@ -34,13 +34,14 @@ TAUGHT_BY = {
 
 @pytest.fixture
 def teacher(tmp_path, name):
-    """The record of an imported MAE-Base, or of another teacher: objectives read its sizes from it."""
+    """The record of an imported classifier of the Base size, or of another teacher: objectives read its sizes from it."""
     taught_by = TAUGHT_BY.get(name, "vit_base")
     if taught_by in CONFIGS:
         model = flags.load_config(taught_by).model.to_dict()
     else:
         model = {"name": taught_by, "image_size": 224, "patch_size": 16, "channels": 3}
-    write_record(tmp_path, {"kind": "import", "config": {"model": model, "objective": None}})
+    objective = {"name": "classify", "pool": "mean", "classes": len(CLASSES)}
+    write_record(tmp_path, {"kind": "import", "config": {"model": model, "objective": objective}})
     return str(tmp_path)
 
 

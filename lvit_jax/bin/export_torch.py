@@ -74,7 +74,7 @@ def _export(args: argparse.Namespace, params: Mapping, arch: "Arch", record: Map
     part.mkdir(parents=True)
     lineage = _lineage(args.workdir, record)
     data = pixels_of(record)
-    notes = _notes(arch, decode_from(record))
+    notes = [*_notes(arch, decode_from(record)), *_left_out(params)]
     settings = {"licence": lineage[0]["licence"], "notes": notes}
     try:
         pickled = write(part, args.to, params, arch, data, record["config"]["objective"] or {}, settings)
@@ -98,6 +98,12 @@ def _notes(arch: "Arch", inner: int | None) -> list[str]:
     if arch.decoder:
         return [f"The depth-{inner} masked autoencoder of a D²-MAE run: its decoder reads block {inner}."]
     return [f"Pre-trained by D²-MAE: the final norm was trained on the output of block {inner}, not of the last block."]
+
+
+def _left_out(params: Mapping) -> list[str]:
+    if "dist_head" not in params:
+        return []
+    return ["Fine-tuned with a distillation head, which is left out: the logits are those of the main head alone."]
 
 
 def _lineage(workdir: str, record: Mapping[str, Any], role: str = "this model") -> list[dict[str, Any]]:

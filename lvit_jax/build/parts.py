@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from lvit_jax.data.recipes import VIEWS
 from lvit_jax.errors import InputError, nearest
 from lvit_jax.models import ENCODERS, KINDS
-from lvit_jax.objectives import NEEDS_TEACHER, OBJECTIVES
+from lvit_jax.models.heads import classifier
+from lvit_jax.objectives import NEEDS_CLASSIFIER, NEEDS_TEACHER, OBJECTIVES
 from lvit_jax.training.record import read_record
 from lvit_jax.types import Batch, Objective, Variables
 
@@ -68,29 +69,47 @@ def count_steps(config: Config, examples: int) -> tuple[int, float]:
 
 
 def make_objective(
-    config: Config, classes: tuple[str, ...] | None, teacher: Config | None = None, steps: int | None = None
+    config: Config,
+    classes: tuple[str, ...] | None,
+    teacher: Config | None = None,
+    steps: int | None = None,
+    learns: bool = True,
 ) -> Objective:
     """The config's `objective` section -> Objective, with its teacher's architecture where it takes one.
 
     Args:
       classes: names of the data's classes, None without labels.
-      teacher: the `model` section of a teacher that is yet to be trained; None: that of init.teacher's record.
+      teacher: the config of a teacher that is yet to be trained; None: that of init.teacher's record.
       steps: of the run, for objectives whose schedules need them; None where nothing is trained.
+      learns: False for a trained classifier, which predicts without its teacher.
     """
     section = config["objective"]
     make = named(OBJECTIVES[section["name"]])
     computed: dict[str, Any] = {"encoder": encoder(config["model"])}
-    if section["name"] in NEEDS_TEACHER:
-        teacher = teacher or read_record(need_teacher(config))["config"]["model"]
-        # Its logits are compared with the student's, so it computes in the student's type.
-        computed["teacher"] = encoder({**teacher, "dtype": config["model"]["dtype"], "remat": False})
-    elif config["init"]["teacher"]:
-        raise InputError(f"objective {section['name']!r} takes no teacher; unset init.teacher")
     if "classes" in section:
         computed["classes"] = count_classes(section["classes"], classes)
     if "steps" in inspect.signature(make).parameters:
         computed["steps"] = steps
+    if section["name"] in NEEDS_TEACHER:
+        computed["teacher"] = _teacher(config, teacher, computed.get("classes")) if learns else None
+    elif learns and config["init"]["teacher"]:
+        raise InputError(f"objective {section['name']!r} takes no teacher; unset init.teacher")
     return call(make, "objective", section, **computed)
+
+
+def _teacher(config: Config, teacher: Config | None, classes: int | None) -> nn.Module:
+    """The teacher's encoder, or the whole classifier where the objective needs its answers."""
+    theirs, name = teacher or read_record(need_teacher(config))["config"], config["objective"]["name"]
+    # What it says is compared with what the student says, so it computes in the student's type.
+    module = encoder({**theirs["model"], "dtype": config["model"]["dtype"], "remat": False})
+    if name not in NEEDS_CLASSIFIER:
+        return module
+    section = theirs["objective"] or {"name": "backbone"}
+    if section["name"] != "classify":
+        raise InputError(f"objective {name!r} learns from a classifier, and the teacher is a {section['name']!r}")
+    if (section["classes"] or classes) != classes:
+        raise InputError(f"the teacher tells {section['classes']} classes apart, and this run {classes}")
+    return classifier(module, classes, section["pool"], norm=section.get("head_norm", True))
 
 
 def need_teacher(config: Config) -> str:

@@ -100,7 +100,7 @@ def check_before_teacher(config: Config, teacher: Config, workdir: epath.PathLik
     """All that can be wrong with a run whose teacher is yet to be trained with the config `teacher`."""
     _, data, old = check_start(config, workdir)
     steps = count_steps(config, data.train.size)[0]
-    abstract = shapes(make_objective(config, data.train.classes, teacher["model"], steps), config)
+    abstract = shapes(make_objective(config, data.train.classes, teacher, steps), config)
     make_optimizer(config, abstract.params, data.train.size)
     if old:
         check_same(old, make_record(config, data, {}, steps))

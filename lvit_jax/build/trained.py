@@ -16,6 +16,7 @@ from lvit_jax.data.source import Source
 from lvit_jax.data.sources import open_source, source_splits
 from lvit_jax.errors import InputError
 from lvit_jax.evals.classify import make_classify
+from lvit_jax.objectives import CLASSIFIERS
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import load_params
 from lvit_jax.training.record import read_record
@@ -51,13 +52,13 @@ def load_trained(workdir: epath.PathLike, ema: bool = True) -> Trained:
     record = read_record(workdir)
     config = IMPORT | record["config"]
     name = (config["objective"] or {"name": "backbone"})["name"]
-    if name != "classify":
+    if name not in CLASSIFIERS:
         raise InputError(f"{workdir} holds a {name!r}, not a classifier; fine-tune it first")
     params = load_params(workdir, ema)
     # An imported head may come without names, or a head may be larger than the data: numbers name the rest.
     names = record["data"]["classes"] or []
     names = [*names, *map(str, range(len(names), params["head"]["fc"]["bias"].shape[0]))]
-    objective = make_objective(config, tuple(names))
+    objective = make_objective(config, tuple(names), learns=False)
     state = TrainState(step=jnp.zeros((), jnp.int32), params={}, opt_state=(), frozen={}, extra={})
     params = jax.device_put(params, mesh_lib.replicated(mesh_lib.make_mesh()))  # once, not with every batch
     return Trained(config, record["data"], tuple(names), objective, params, state)

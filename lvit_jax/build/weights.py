@@ -1,7 +1,7 @@
 """The `init` section of a config -> the weights a run starts from and the teacher it learns from."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ from etils import epath
 from lvit_jax.build.parts import Config, encoder, image_shape
 from lvit_jax.errors import InputError
 from lvit_jax.models.positions import FIXED, resample
+from lvit_jax.models.relative import resample_bias
 from lvit_jax.training.checkpoint import load_into, load_params, steps, tree_hash
 from lvit_jax.training.record import read_record
 from lvit_jax.tree import flatten
@@ -46,11 +47,7 @@ def load_weights(config: Config, abstract: Variables, data: Config, recorded: di
     elif init["encoder"]:
         params, hashes["encoder"] = _load_encoder(config, abstract.params, data)
     if "teacher" in abstract.frozen:
-        source, record = _load(init["teacher"])
-        check_statistics(init["teacher"], record["data"], data)
-        resize = resizer(record["config"]["model"], config["model"])
-        frozen = load_into(abstract.frozen, {"teacher": source["encoder"]}, resize=resize)
-        hashes["teacher"] = tree_hash(source["encoder"])
+        frozen, hashes["teacher"] = _load_teacher(config, abstract.frozen, data)
     return Weights(params, frozen, hashes)
 
 
@@ -76,6 +73,19 @@ def _load_encoder(config: Config, target: Tree, data: Config) -> tuple[Tree, str
     return loaded, tree_hash(source)
 
 
+def _load_teacher(config: Config, target: Tree, data: Config) -> tuple[Tree, str]:
+    """All leaves of `target`, {"teacher": an encoder, or a classifier's encoder and head}, and the file's hash."""
+    source, record = _load(config["init"]["teacher"])
+    check_statistics(config["init"]["teacher"], record["data"], data)
+    theirs = record["config"]["model"]
+    given = source["encoder"]
+    if "head" in target["teacher"]:
+        check_classes(config["init"]["teacher"], record["data"]["classes"], data["classes"])
+        given = {part: source[part] for part in ("encoder", "head")}
+    resize = resizer(theirs, {**theirs, "image_size": config["model"]["image_size"]})
+    return load_into(target, {"teacher": given}, resize=resize), tree_hash(given)
+
+
 def _load(workdir: str) -> tuple[Tree, Config]:
     """Weights and record of a workdir; says so where its run is not finished."""
     record = read_record(workdir)
@@ -98,10 +108,15 @@ def with_positions(source: Tree, theirs: Config, ours: Config, target: Tree) -> 
 
 
 def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
-    """Position embeddings of the source's grid -> the target's."""
-    here, there = (encoder(model).position_grid(*image_shape(model)[:2]) for model in (target, source))
-    prefix = encoder(source).prefix
-    return lambda table, shape: np.asarray(resample(table, here, there, prefix))
+    """Position embeddings [1,P+N,D] and relative-position tables [R,H] of the source's grid -> the target's."""
+
+    def resize(table, shape):
+        here, there = (encoder(model).position_grid(*image_shape(model)[:2]) for model in (target, source))
+        if len(shape) == 2:
+            return resample_bias(table, here, there)
+        return np.asarray(resample(table, here, there, encoder(source).prefix))
+
+    return resize
 
 
 def check_model(config: Config, record: Config) -> None:
@@ -140,3 +155,10 @@ def check_statistics(teacher: str, theirs: Config, ours: Config) -> None:
                 f"teacher {teacher} was trained on pixels of {key} {theirs[key]}, this run has {ours[key]}; "
                 f"set --config.data.statistics"
             )
+
+
+def check_classes(teacher: str, theirs: Sequence[str] | None, ours: Sequence[str]) -> None:
+    """A classifier that teaches must number the classes as this run does; files of weights may not name them."""
+    for number, (name, own) in enumerate(zip(theirs or ours, ours, strict=False)):
+        if name != own:
+            raise InputError(f"class {number} of teacher {teacher} is {name!r}, and of this run {own!r}")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lvit_jax.convert import files
+from lvit_jax.convert import files, regnet
 from lvit_jax.convert.arch import Arch, infer
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch
@@ -17,14 +17,23 @@ from lvit_jax.errors import InputError
 _DECODER = r"(decoder_.*|mask_token)"
 
 
+class RegNetArch(NamedTuple):
+    """A classifier of timm's RegNetY, its BatchNorms folded."""
+
+    name: str
+    channels: int
+    image_size: tuple[int, int]
+    classes: int
+
+
 class Imported(NamedTuple):
     """A file of weights as this package has them."""
 
     params: dict[str, Any]  # {"encoder": …, "decoder": …, "head": …}
-    arch: Arch
+    arch: Arch | RegNetArch
     config: dict[str, Any]  # sections `model` and `objective`
     data: dict[str, Any]  # classes, mean, std
-    layout: str  # 'mae' or 'hf'
+    layout: str  # 'mae', 'hf' or 'regnet'
     notes: list[str]  # what was left out, a line each
 
 
@@ -41,6 +50,9 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     """
     weights, stated = files.read(path)
     where = Path(path).name
+    size = regnet.size_of(weights, where)
+    if size:
+        return _regnet(weights, size, _merge(stated, said, where), where)
     layout, names = normalise(weights)
     if layout is None:
         raise InputError(f"{where} holds no ViT of MAE, timm or transformers; its first tensor is {min(weights)!r}")
@@ -57,6 +69,19 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     if partial:
         config["objective"] = {"name": "d2"}
     return Imported(params, arch, config, data_of(arch, stated), layout, notes)
+
+
+def _regnet(weights: Mapping[str, np.ndarray], name: str, stated: Mapping[str, Any], where: str) -> Imported:
+    """A frozen teacher: `head_norm` says that its classifier reads the pooled map as it is."""
+    params = regnet.from_timm(weights, name, where)
+    channels, classes = params["encoder"]["stem"]["kernel"].shape[2], len(params["head"]["fc"]["bias"])
+    arch = RegNetArch(name, channels, tuple(stated.get("image_size", (224, 224))), classes)
+    side = arch.image_size[0] if arch.image_size[0] == arch.image_size[1] else list(arch.image_size)
+    model = {"name": name, "image_size": side, "channels": channels, "dtype": "float32"}
+    objective = {"name": "classify", "pool": "mean", "classes": classes, "head_norm": False}
+    notes = ["BatchNorms folded into their convolutions: a frozen teacher, not to be trained"]
+    config = {"model": model, "objective": objective}
+    return Imported(params, arch, config, data_of(arch, stated), "regnet", notes)
 
 
 def _merge(stated: Mapping[str, Any], said: Mapping[str, Any], where: str) -> dict[str, Any]:

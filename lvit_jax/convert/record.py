@@ -28,6 +28,9 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
       InputError: a decoder was asked for and there is none; a last block with other heads than the rest.
     """
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
+    kind = ENCODERS[model["name"]][0]
+    if kind != "vit":
+        raise InputError(f"exports are of plain ViTs, and {model['name']} is of kind {kind!r}")
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
     depth = sum(name.startswith("block_") for name in encoder)
     if decoder and "decoder" not in params:

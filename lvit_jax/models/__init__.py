@@ -1,7 +1,12 @@
 """The menu of models: names and sizes. Imports nothing, so that a misspelt name costs no second."""
 
 # kind -> the function behind the config's `model` section, for all sizes of that kind.
-KINDS = {"vit": "lvit_jax.models.vit:vit", "hiera": "lvit_jax.models.hiera:hiera"}
+KINDS = {
+    "vit": "lvit_jax.models.vit:vit",
+    "vit_rpe": "lvit_jax.models.vit_rpe:vit_rpe",
+    "hiera": "lvit_jax.models.hiera:hiera",
+    "regnet": "lvit_jax.models.regnet:regnet",
+}
 
 # name -> (kind, size). Heads follow MAE-Lite (models_vit.py): tiny and small take 12 heads so that their attention has
 # as many heads as the MAE-Base teacher. DeiT's counts (3 and 6) come with `heads=3`, `heads=6`.
@@ -20,6 +25,14 @@ ENCODERS = {
     "hiera_base": ("hiera", {"first_width": 96, "depths": (2, 3, 16, 3), "first_heads": 1}),
     "hiera_base_plus": ("hiera", {"first_width": 112, "depths": (2, 3, 16, 3), "first_heads": 2}),
     "hiera_large": ("hiera", {"first_width": 144, "depths": (2, 6, 36, 4), "first_heads": 2}),
+    # With relative positions: MAE-Lite's for long fine-tuning (models_vit_rpe.py), same sizes.
+    "vit_micro_rpe": ("vit_rpe", {"width": 64, "depth": 4, "heads": 4}),
+    "vit_tiny_rpe": ("vit_rpe", {"width": 192, "depth": 12, "heads": 12}),
+    "vit_small_rpe": ("vit_rpe", {"width": 384, "depth": 12, "heads": 12}),
+    "vit_base_rpe": ("vit_rpe", {"width": 768, "depth": 12, "heads": 12}),
+    # Frozen teachers of classifiers: timm's RegNetY-200MF and -16GF.
+    "regnety_002": ("regnet", {"widths": (24, 56, 152, 368), "depths": (1, 1, 4, 7), "group_width": 8}),
+    "regnety_160": ("regnet", {"widths": (224, 448, 1232, 3024), "depths": (2, 4, 11, 1), "group_width": 112}),
 }
 
 # MAE decoders: MAE-Lite's one-block ones for tiny and small, MAE's for base and larger (models_mae.py).

@@ -6,9 +6,7 @@ import jax.numpy as jnp
 
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.features import Features
-from lvit_jax.models.hiera import Hiera
 from lvit_jax.models.layers import LayerNorm
-from lvit_jax.models.vit import ViT
 
 POOLS = ("mean", "cls")
 
@@ -32,6 +30,7 @@ class Head(nn.Module):
     pool: str = "mean"  # over the patches, CLS excluded; or "cls"
     std: float = 0.02  # MAE-Lite; MAE starts its head at 2e-5
     norm_eps: float = 1e-6
+    norm: bool = True  # convolutional classifiers have none
 
     @nn.compact
     def __call__(self, features: Features) -> jax.Array:
@@ -39,13 +38,13 @@ class Head(nn.Module):
         pooled = pool(features, self.pool)
         # timm's trunc_normal_ cuts at ±2 absolute, a hundred deviations away: a plain normal.
         fc = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.std), name="fc")
-        return fc(LayerNorm(jnp.float32, self.norm_eps, name="norm")(pooled))
+        return fc(LayerNorm(jnp.float32, self.norm_eps, name="norm")(pooled) if self.norm else pooled)
 
 
 class Classifier(nn.Module):
     """An encoder without final norm, and a head."""
 
-    encoder: ViT | Hiera
+    encoder: nn.Module
     head: Head
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -53,7 +52,22 @@ class Classifier(nn.Module):
         return self.head(self.encoder(images, train=train))
 
 
-def classifier(encoder: ViT | Hiera, classes: int, pool: str = "mean", head_std: float = 0.02) -> Classifier:
+class DistilledClassifier(nn.Module):
+    """Two heads (DeiT): one on the pooled patches, and one on CLS, which plays the distillation token (recipes 1.1)."""
+
+    encoder: nn.Module
+    head: Head
+    dist_head: Head
+
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """images [B,H,W,C] -> float32 logits [B,C] of the main head and of the distillation head."""
+        features = self.encoder(images, train=train)
+        return self.head(features), self.dist_head(features)
+
+
+def classifier(
+    encoder: nn.Module, classes: int, pool: str = "mean", head_std: float = 0.02, norm: bool = True
+) -> Classifier:
     """A classifier on any encoder; its final norm, if it had one, gives way to the head's.
 
     Raises:
@@ -61,4 +75,10 @@ def classifier(encoder: ViT | Hiera, classes: int, pool: str = "mean", head_std:
     """
     if pool not in POOLS:
         raise unknown("pool", pool, POOLS)
-    return Classifier(encoder.clone(final_norm=False), Head(classes, pool, head_std, encoder.norm_eps))
+    return Classifier(encoder.clone(final_norm=False), Head(classes, pool, head_std, encoder.norm_eps, norm))
+
+
+def distilled_classifier(encoder: nn.Module, classes: int, head_std: float = 0.02) -> DistilledClassifier:
+    """A classifier with a second head on CLS, for distillation."""
+    heads = (Head(classes, pool, head_std, encoder.norm_eps) for pool in POOLS)
+    return DistilledClassifier(encoder.clone(final_norm=False), *heads)

@@ -48,14 +48,16 @@ class Linear(nn.Module):
 
     features: int
     dtype: jnp.dtype
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[...,D] -> [...,features], in `dtype`."""
         kernel = self.param("kernel", xavier, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         flat = linear(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel.astype(self.dtype))
-        return (flat + bias.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+        if self.use_bias:
+            flat = flat + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return flat.reshape(*x.shape[:-1], self.features)
 
 
 class LayerNorm(nn.Module):

@@ -1,19 +1,18 @@
 """Image classification: fine-tuning and training from scratch, with soft targets (DeiT, MAE-Lite)."""
 
+import flax.linen as nn
 import jax
 
 from lvit_jax.errors import InputError
 from lvit_jax.models.heads import classifier
-from lvit_jax.models.hiera import Hiera
-from lvit_jax.models.vit import ViT
+from lvit_jax.models.initial import from_scratch
 from lvit_jax.objectives.losses import accuracy, soft_cross_entropy
 from lvit_jax.objectives.mixing import mix, soft_labels
-from lvit_jax.tree import flatten, unflatten
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
 
 def make_classify(
-    encoder: ViT | Hiera,
+    encoder: nn.Module,
     *,
     classes: int,
     pool: str = "mean",
@@ -22,30 +21,29 @@ def make_classify(
     cutmix: float = 0.0,
     smoothing: float = 0.0,
     group: int = 128,
+    head_norm: bool = True,
 ) -> Objective:
     """Soft-target cross-entropy: params {encoder, head}.
 
     Args:
-      encoder: any ViT or Hiera; its final norm gives way to the head's.
+      encoder: of any kind; its final norm gives way to the head's.
       classes: C.
       pool: "mean" over patches with a fresh norm, or "cls".
       head_std: of the head's initial weights. MAE-Lite 0.02; MAE, and Hiera (0.02·0.001), 2e-5.
       mixup, cutmix: α of λ ~ Beta(α, α), 0 = off.
       smoothing: share of the target spread over all classes.
       group: images that share one λ (MAE-Lite: the 128 of one GPU).
+      head_norm: a norm before the last Linear; imported convolutional classifiers have none.
 
     Raises:
       InputError: an unknown pooling, a smoothing outside [0, 1), a group below 1.
     """
-    if not 0 <= smoothing < 1:
-        raise InputError(f"smoothing={smoothing} is outside [0, 1)")
-    if group < 1:
-        raise InputError(f"group={group}: at least one image shares a λ")
-    model = classifier(encoder, classes, pool, head_std)
+    check_targets(smoothing, group)
+    model = classifier(encoder, classes, pool, head_std, head_norm)
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
         params = model.init(rng, batch["image"][:1])["params"]
-        return Variables(params={**params, "encoder": _redrawn(rng, params["encoder"])})
+        return Variables(params={**params, "encoder": from_scratch(encoder, rng, params["encoder"])})
 
     def loss(params: Tree, state: TrainState, batch: Batch, rng: jax.Array):
         mix_rng, dropout_rng = jax.random.split(rng)
@@ -61,12 +59,9 @@ def make_classify(
     return Objective(init, loss, predict)
 
 
-def _redrawn(rng: jax.Array, encoder: Tree) -> Tree:
-    """Every Linear of the blocks from N(0, 0.02), as timm and MAE-Lite's models_vit.py; pre-training draws Xavier."""
-    leaves = flatten(encoder)
-    linear = [name for name in leaves if name.startswith("block_") and name.endswith("/kernel")]
-    drawn = {
-        name: 0.02 * jax.random.normal(key, leaves[name].shape)
-        for name, key in zip(linear, jax.random.split(rng, len(linear)), strict=True)
-    }
-    return unflatten(leaves | drawn)
+def check_targets(smoothing: float, group: int) -> None:
+    """Raises: InputError, for a smoothing outside [0, 1) or a group below 1."""
+    if not 0 <= smoothing < 1:
+        raise InputError(f"smoothing={smoothing} is outside [0, 1)")
+    if group < 1:
+        raise InputError(f"group={group}: at least one image shares a λ")

@@ -57,6 +57,17 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(axis=-1).mean()
 
 
+def hard_distillation(logits: jax.Array, teacher: jax.Array) -> jax.Array:
+    """Cross-entropy of logits [B,C] against the teacher's largest logit: DeiT's hard distillation."""
+    return soft_cross_entropy(logits, jax.nn.one_hot(teacher.argmax(axis=-1), teacher.shape[-1]))
+
+
+def soft_distillation(logits: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
+    """Σ KL(teacher/τ ‖ logits/τ)·τ²/(B·C) of logits [B,C]: the sum over the elements, not over examples (DeiT)."""
+    ours, theirs = (jax.nn.log_softmax(x.astype(jnp.float32) / temperature) for x in (logits, teacher))
+    return (jnp.exp(theirs) * (theirs - ours)).sum() * temperature**2 / logits.size
+
+
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of rows of logits [B,C] whose largest entry is the label [B]."""
     return (logits.argmax(axis=-1) == labels).astype(jnp.float32).mean()

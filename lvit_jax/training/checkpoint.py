@@ -18,6 +18,8 @@ from lvit_jax.training.seal import Damaged, cause_of, check_seal, is_damage, sea
 from lvit_jax.tree import flatten, matches, unflatten
 from lvit_jax.types import TrainState, Tree
 
+RESIZED = ("pos_embed", "relative_position_bias_table")  # last names of parameters that have a length per grid
+
 Value = TypeVar("Value")
 
 
@@ -234,7 +236,7 @@ def load_into(
       fresh: regexes on target names that may (and, where the source has none, will) keep their fresh value.
       dropped: regexes on source names that are not used; what `rename` moves is used all the same.
       rename: (regex on a whole source name, replacement as in re.sub) pairs; the first that matches counts.
-      resize: (array, shape) -> array, for position embeddings ('.../pos_embed') of another length.
+      resize: (array, shape) -> array, for what depends on the grid (`RESIZED`) and has another length.
 
     Returns:
       A part of `target`: the leaves left fresh are absent.
@@ -263,7 +265,7 @@ def _renamed(name: str, rename: Sequence[tuple[str, str]]) -> str:
 def _fit(name: str, leaf: np.ndarray, shape: tuple[int, ...], resize: Callable | None) -> np.ndarray:
     if leaf.shape == shape:
         return leaf
-    if resize and name.endswith("pos_embed") and leaf.shape[-1] == shape[-1]:
+    if resize and name.endswith(RESIZED) and leaf.shape[-1] == shape[-1]:
         return resize(leaf, shape)
     raise InputError(f"parameter {name} is {tuple(leaf.shape)} in the loaded weights and {tuple(shape)} in this model")
 
