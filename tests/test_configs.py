@@ -34,7 +34,7 @@ TAUGHT_BY = {
 
 @pytest.fixture
 def teacher(tmp_path, name):
-    """The record of an imported classifier of the Base size, or of another teacher: objectives read its sizes from it."""
+    """The record of an imported Base classifier, or of another teacher: objectives read its sizes from it."""
     taught_by = TAUGHT_BY.get(name, "vit_base")
     if taught_by in CONFIGS:
         model = flags.load_config(taught_by).model.to_dict()

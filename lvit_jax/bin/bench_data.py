@@ -97,8 +97,11 @@ class Photos:
 
         if self.transform is None:  # made in the worker
             self.transform = self._make()
-        with Image.open(self.files[index]) as image:
-            return self.transform(image.convert("RGB")), 0
+        try:
+            with Image.open(self.files[index]) as image:
+                return self.transform(image.convert("RGB")), 0
+        except OSError:  # a broken image: its neighbour in its place
+            return self[(index + 1) % len(self)]
 
     def _make(self):
         t = _torchvision_transforms()

@@ -51,6 +51,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     on_off = argparse.BooleanOptionalAction
     parser.add_argument("--ema", action=on_off, default=True, help="the averaged weights, where the run keeps them")
     parser.add_argument("--decoder", action=on_off, help="with the decoder of a masked autoencoder (mae only)")
+    parser.add_argument("--licence", help="of these weights, for the model card; default: what an import stated")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     args = parser.parse_args(argv)
     if args.to not in FORMATS:
@@ -73,6 +74,7 @@ def _export(args: argparse.Namespace, params: Mapping, arch: "Arch", record: Map
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     lineage = _lineage(args.workdir, record)
+    lineage[0]["licence"] = args.licence or lineage[0]["licence"]
     data = pixels_of(record)
     notes = [*_notes(arch, decode_from(record)), *_left_out(params)]
     settings = {"licence": lineage[0]["licence"], "notes": notes}

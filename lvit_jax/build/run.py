@@ -65,7 +65,17 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
         profile=config["log"]["profile"],
     )
     check_intervals(run)
+    _warn_of_few_images(run, data.train.size)
     return run, record
+
+
+def _warn_of_few_images(run: Run, images: int) -> None:
+    if run.batch_size > images:
+        message = (
+            "train.batch_size=%d is more than the %d images: each step sees every image several times, and the run is "
+            "%d step(s) long; set --config.train.batch_size, and --config.optim.warmup_epochs for a short run"
+        )
+        log.warning(message, run.batch_size, images, run.steps)
 
 
 def make_optimizer(config: Config, params: Tree, examples: int) -> tuple[optax.GradientTransformation, Schedule, int]:

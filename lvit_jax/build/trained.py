@@ -24,7 +24,7 @@ from lvit_jax.types import Objective, TrainState, Tree
 
 # What the config of an import lacks and a run's has: its weights came without data.
 IMPORT = {
-    "data": {"source": None, "data_dir": None, "eval_crop": 0.875, "resample": "exact"},
+    "data": {"source": None, "data_dir": None, "train_split": "train", "eval_crop": 0.875, "resample": "exact"},
     "eval": {"batch_size": 64},
 }
 
@@ -77,7 +77,7 @@ def evaluate_classifier(
     mesh_lib.check_batch(size, mesh)
     batches = device_batches(chosen, transform(trained), size, mesh)
     figures = make_classify(trained.objective)(trained.params, trained.state, batches())
-    return {"source": chosen.name, "split": chosen.split, **figures}
+    return {"source": chosen.name, "split": chosen.split, **figures, "examples": int(figures["examples"])}
 
 
 def choose_source(trained: Trained, source: str | None, split: str | None, data_dir: str | None) -> Source:
@@ -85,14 +85,9 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
     own = trained.config["data"]
     if source is None and own["source"] is None:
         raise InputError("imported weights have no data of their own; name some with --source=")
-    if source is None and split in (None, "val", "validation"):
-        data = load_data(trained.config)
-        val = data.val
-        if data.held_out and data.record["fingerprint"] != trained.data["fingerprint"]:
-            raise InputError(f"the images of {own['source']!r} have changed, so what the run held out is not known")
-        if val is None:
-            raise InputError(f"the run's source {own['source']!r} has no validation split; name one with --split=")
-        return val
+    # The run's own source by name is its own source: what the run held out is not what it trained on.
+    if source in (None, own["source"]) and split in (None, "val", "validation", own["train_split"]):
+        return own_split(trained, train=split == own["train_split"])
     source, data_dir = source or own["source"], data_dir or own["data_dir"]
     splits = source_splits(source, data_dir)
     if split is None:
@@ -101,6 +96,16 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
         if not named and len(splits) > 1:
             raise InputError(f"{source!r} has no validation split; choose one with --split=: {', '.join(splits)}")
     return open_source(source, split, data_dir=data_dir, classes=trained.classes)
+
+
+def own_split(trained: Trained, train: bool) -> Source:
+    """The images that the run trained on, or those that it validated on."""
+    own, data = trained.config["data"], load_data(trained.config)
+    if data.held_out and data.record["fingerprint"] != trained.data["fingerprint"]:
+        raise InputError(f"the images of {own['source']!r} have changed, so what the run held out is not known")
+    if data.val is None and not train:
+        raise InputError(f"the run's source {own['source']!r} has no validation split; name one with --split=")
+    return data.train if train else data.val
 
 
 def transform(trained: Trained) -> Example:

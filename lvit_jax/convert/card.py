@@ -60,7 +60,8 @@ def card(
       code: the snippet.
     """
     licence = lineage[0]["licence"]
-    head = ["---", f"license: {licence or 'unknown'}", "tags: [image-classification, vision, lvit_jax]", "---", ""]
+    task = "image-classification" if arch.pool else "image-feature-extraction"
+    head = ["---", f"license: {licence or 'unknown'}", f"tags: [{task}, vision, lvit_jax]", "---", ""]
     rows = [f"| {name} | {value} |" for name, value in _facts(arch, data).items()]
     classes = data.get("classes") if arch.pool else None
     text = [*head, f"# ViT ({_title(arch)})", "", *[f"**{note}**\n" for note in notes]]
@@ -84,7 +85,8 @@ def _facts(arch: Arch, data: Mapping[str, Any]) -> dict[str, Any]:
         None: "none: tokens after the final LayerNorm",
     }[arch.pool]
     facts = {
-        "input size": f"{arch.image_size[0]} × {arch.image_size[1]} pixels (height × width), {arch.channels} channels",
+        "input size": f"{arch.image_size[0]} × {arch.image_size[1]} pixels (height × width)",
+        "channels": arch.channels,
         "mean": data["mean"],
         "std": data["std"],
         "evaluation transform": f"resize the shorter side to side / {data['crop']} (bicubic), centre crop",

@@ -23,7 +23,7 @@ def crops(source: Source, image_size: int, resample: str, batch_size: int) -> It
 
 
 def grey_difference(source: Source, image_size: int, resample: str, count: int = 100) -> float:
-    """Mean absolute difference to PIL, in grey levels, over random crops resized (bicubic) by both."""
+    """Mean absolute difference to PIL, in grey levels, over random crops of readable images resized by both."""
     from PIL import Image
 
     size = as_size(image_size)
@@ -38,7 +38,11 @@ def grey_difference(source: Source, image_size: int, resample: str, count: int =
 
     differences = []
     for number in range(count):
-        data, window, pixels = ours(tf.constant(source.rows[number % source.size]), tf.constant(number, tf.int64))
+        row = tf.constant(source.rows[number % source.size])
+        try:
+            data, window, pixels = ours(row, tf.constant(number, tf.int64))
+        except tf.errors.OpError:  # a broken image
+            continue
         top, left, high, wide = window.numpy().tolist()
         crop = Image.open(io.BytesIO(data.numpy())).convert("RGB").crop((left, top, left + wide, top + high))
         theirs = np.asarray(crop.resize(size[::-1], Image.Resampling.BICUBIC), np.float32)

@@ -26,6 +26,7 @@ def test_data_measures_both_and_how_far_apart_they_are(tmp_path, capsys):
         (tmp_path / "a").mkdir(exist_ok=True)
         smooth = Image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8)).resize((96, 72), Image.Resampling.BICUBIC)
         smooth.save(tmp_path / "a" / f"{i}.jpg")
+    (tmp_path / "a" / "broken.jpg").write_bytes((tmp_path / "a" / "0.jpg").read_bytes()[:60])
     out = figures(
         capsys, "data", f"--source=folder:{tmp_path}", "--image_size=32", "--batch=4", "--seconds=2", "--rounds=2"
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvit_jax.bin import eval_classify, predict, train
+from lvit_jax.bin import eval_classify, export_torch, import_torch, predict, train
 from lvit_jax.errors import InputError
 
 CLASSES = ("black", "grey", "white")
@@ -85,6 +85,25 @@ def test_classes_of_another_source_are_matched_by_name(workdir, capsys, tmp_path
     (other / "white").rename(other / "withe")
     with pytest.raises(InputError, match=r"withe.*white"):
         eval_classify.main([f"--workdir={workdir}", f"--source=folder:{other.parent}", "--split=val"])
+
+
+def test_the_runs_own_source_by_name_is_what_it_held_out_and_trained_on(workdir, images, capsys):
+    own = evaluate(capsys, f"--workdir={workdir}")
+    assert evaluate(capsys, f"--workdir={workdir}", f"--source=folder:{images}") == own
+    assert evaluate(capsys, f"--workdir={workdir}", "--split=train")["examples"] == 60 - own["examples"]
+
+
+def test_an_export_imported_again_evaluates_and_predicts_the_same(workdir, images, capsys, tmp_path):
+    exported, weights = tmp_path / "exported", tmp_path / "weights"
+    assert export_torch.main([f"--workdir={workdir}", "--to=timm", f"--out={exported}"]) == 0
+    assert import_torch.main([f"--file={exported}", f"--out={weights}"]) == 0
+    folder = f"--source=folder:{images}"
+    capsys.readouterr()
+    imported = evaluate(capsys, f"--workdir={weights}", folder)
+    assert imported["examples"] == 60 and imported["top1"] >= 90
+    assert predict.main([f"--workdir={weights}", f"--images={images}", "--top=1"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert np.mean([row["class_1"] == row["name"].split("/")[0] for row in rows]) == imported["top1"] / 100
 
 
 def test_predict_names_every_readable_image_once(workdir, images, capsys, tmp_path):
