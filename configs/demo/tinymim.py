@@ -14,6 +14,6 @@ def get_config():
     config.objective.teacher_layer = 3  # of 4
     config.optim.update({"blr": 1e-2, "frozen": common.qkv_only(4)})
     config.init.demo_teacher = "configs/demo/teacher.py"
-    config.train.update({"epochs": 40.0, "batch_size": 64})
+    config.train.update({"epochs": 30.0, "batch_size": 64})
     config.log.every_steps = 100
     return config
