@@ -51,6 +51,7 @@ def base() -> ConfigDict:
                 "warmup_epochs": 40.0,
                 "warmup_lr": 0.0,
                 "min_lr": 0.0,
+                "milestones": (),  # epochs at which the rate falls to a tenth, in place of the cosine
                 "weight_decay": 0.05,
                 "b1": 0.9,
                 "b2": 0.95,

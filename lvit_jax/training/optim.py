@@ -22,12 +22,15 @@ class EmaState(NamedTuple):
     average: Tree
 
 
-def make_schedule(peak: float, steps: int, warmup: int, start: float = 0.0, end: float = 0.0) -> Schedule:
+def make_schedule(
+    peak: float, steps: int, warmup: int, start: float = 0.0, end: float = 0.0, milestones: Sequence[int] = ()
+) -> Schedule:
     """Linear warm-up from `start` to `peak`, then half a cosine to `end`, per iteration (MAE-Lite lr_scheduler.py).
 
     Args:
       peak: learning rate after warm-up, already scaled by the batch.
       steps, warmup: lengths in iterations.
+      milestones: iterations from which on the rate is a tenth of what it was, in place of the cosine (SimMIM).
 
     Raises:
       InputError: a warm-up that leaves no step for the cosine.
@@ -40,6 +43,9 @@ def make_schedule(peak: float, steps: int, warmup: int, start: float = 0.0, end:
     def schedule(step):
         t = jnp.asarray(step, jnp.float32)
         rising = start + (peak - start) * t / max(warmup, 1)
+        if milestones:
+            falls = (t >= jnp.asarray(milestones)).sum()
+            return jnp.where(t < warmup, rising, peak * 0.1**falls)
         q = 0.5 * (1 + jnp.cos(jnp.pi * (t - warmup) / (steps - warmup)))
         return jnp.where(t < warmup, rising, peak * q + end * (1 - q))
 
@@ -144,6 +150,7 @@ def make_tx(
     name: str = "adamw",
     min_lr: float = 0.0,
     warmup_lr: float = 0.0,
+    milestones: Sequence[float] = (),
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -162,6 +169,7 @@ def make_tx(
       params: the trained parameters, or their ShapeDtypeStructs; names decide decay, layer and freezing.
       steps, steps_per_epoch: length of the run in iterations; iterations per epoch of the warm-up.
       blr: learning rate per 256 images; the peak is blr * batch_size / 256.
+      milestones: epochs from which on the rate is a tenth of what it was, in place of the cosine to `min_lr`.
       layer_decay: rate and weight decay of layer l are scaled by layer_decay^(depth+1-l), with `depth` encoder blocks.
       clip, ema: largest global l2 norm; decay per step of an average of the parameters (see `averaged`); None for none.
       no_decay, frozen: regexes on names: exempt from weight decay; neither updated nor decayed.
@@ -169,7 +177,8 @@ def make_tx(
     Raises:
       InputError: an unknown optimizer, a regex that matches no parameter, a warm-up as long as the run.
     """
-    schedule = make_schedule(blr * batch_size / 256, steps, round(warmup_epochs * steps_per_epoch), warmup_lr, min_lr)
+    warmup, falls = round(warmup_epochs * steps_per_epoch), [round(epoch * steps_per_epoch) for epoch in milestones]
+    schedule = make_schedule(blr * batch_size / 256, steps, warmup, warmup_lr, min_lr, falls)
     core = _core(name, decay_mask(params, no_decay, frozen), weight_decay, b1, b2, eps, momentum, nesterov)
     links = [*_gradient(params, frozen, clip), *core, *_rates(schedule, params, layer_decay, depth)]
     return optax.chain(*links, *([] if ema is None else [average_weights(ema)])), schedule
