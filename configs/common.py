@@ -118,6 +118,11 @@ def d2(decoder: str, decode_from: int, teacher_layer: int) -> ConfigDict:
     )
 
 
+def simmim() -> ConfigDict:
+    """objectives.simmim.make_simmim."""
+    return ConfigDict({"name": "simmim", "mask_ratio": 0.6, "mask_unit": 32, "norm_pix": False})
+
+
 def finetune() -> ConfigDict:
     """ImageNet fine-tuning, MAE-Lite's improved recipe (recipes 5.1; finetuning_exp.py)."""
     config = base()
@@ -149,8 +154,8 @@ def finetune() -> ConfigDict:
     )
     config.train.update({"epochs": 300.0, "batch_size": 1024})
     config.init.fresh = ("head/.*", "encoder/pos_embed")
-    # What pre-training leaves behind: decoder, adapters, the final norm (fine-tuning has its own), another head.
-    config.init.dropped = ("decoder/.*", "adapters/.*", "head/.*", "encoder/norm/.*")
+    # What pre-training leaves behind: decoder, adapters, its norm (fine-tuning has its own), mask token, another head.
+    config.init.dropped = ("decoder/.*", "adapters/.*", "head/.*", "encoder/norm/.*", "encoder/mask_token")
     return config
 
 

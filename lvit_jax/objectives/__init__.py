@@ -4,6 +4,7 @@ OBJECTIVES = {
     "mae": "lvit_jax.objectives.mae:make_mae",
     "distill": "lvit_jax.objectives.distill:make_distill",
     "d2": "lvit_jax.objectives.distill:make_d2",
+    "simmim": "lvit_jax.objectives.simmim:make_simmim",
     "classify": "lvit_jax.objectives.classify:make_classify",
 }
 

@@ -44,7 +44,7 @@ def make_classify(
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
         params = model.init(rng, batch["image"][:1])["params"]
-        return Variables(params={**params, "encoder": _redrawn(rng, params["encoder"])})
+        return Variables(params={**params, "encoder": redrawn(rng, params["encoder"])})
 
     def loss(params: Tree, state: TrainState, batch: Batch, rng: jax.Array):
         mix_rng, dropout_rng = jax.random.split(rng)
@@ -60,7 +60,7 @@ def make_classify(
     return Objective(init, loss, predict)
 
 
-def _redrawn(rng: jax.Array, encoder: Tree) -> Tree:
+def redrawn(rng: jax.Array, encoder: Tree) -> Tree:
     """Every Linear of the blocks from N(0, 0.02), as timm and MAE-Lite's models_vit.py; pre-training draws Xavier."""
     leaves = flatten(encoder)
     linear = [name for name in leaves if name.startswith("block_") and name.endswith("/kernel")]
