@@ -35,6 +35,9 @@ def test_config_builds(name, teacher, tmp_path):
     config = flags.check(flags.load_config(name))
     if config.objective.name in NEEDS_TEACHER:
         config.init.teacher = teacher
+        if config.objective.name == "simmim_d2":  # its teacher is a Swin
+            model = {"name": "swin_c96", "image_size": 224, "patch_size": 4, "channels": 3}
+            write_record(teacher, {"kind": "import", "config": {"model": model, "objective": None}})
         if config.init.demo_teacher:
             sizes = flags.load_config(config.init.demo_teacher)
             write_record(teacher, {"kind": "run", "config": sizes.to_dict()})

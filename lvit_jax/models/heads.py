@@ -9,7 +9,7 @@ from lvit_jax.models.features import Features
 from lvit_jax.models.layers import LayerNorm
 from lvit_jax.models.vit import ViT
 
-POOLS = ("mean", "cls")
+POOLS = ("mean", "cls", "norm_mean")  # the last norms every token before the mean, as Swin does
 
 
 def pool(features: Features, how: str) -> jax.Array:
@@ -28,17 +28,19 @@ class Head(nn.Module):
     """Pool, norm, Linear; in float32, as it decides."""
 
     classes: int
-    pool: str = "mean"  # over the patches, CLS excluded; or "cls"
+    pool: str = "mean"  # over the patches, CLS excluded; or another of POOLS
     std: float = 0.02  # MAE-Lite; MAE starts its head at 2e-5
     norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, features: Features) -> jax.Array:
         """Features whose tokens are not normed -> float32 logits [B,C]."""
-        pooled = pool(features, self.pool)
+        norm = LayerNorm(jnp.float32, self.norm_eps, name="norm")
         # timm's trunc_normal_ cuts at ±2 absolute, a hundred deviations away: a plain normal.
         fc = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.std), name="fc")
-        return fc(LayerNorm(jnp.float32, self.norm_eps, name="norm")(pooled))
+        if self.pool == "norm_mean":
+            return fc(pool(features.replace(tokens=norm(features.tokens)), "mean"))
+        return fc(norm(pool(features, self.pool)))
 
 
 class Classifier(nn.Module):

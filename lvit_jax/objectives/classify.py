@@ -63,7 +63,7 @@ def make_classify(
 def redrawn(rng: jax.Array, encoder: Tree) -> Tree:
     """Every Linear of the blocks from N(0, 0.02), as timm and MAE-Lite's models_vit.py; pre-training draws Xavier."""
     leaves = flatten(encoder)
-    linear = [name for name in leaves if name.startswith("block_") and name.endswith("/kernel")]
+    linear = [name for name in leaves if name.startswith(("block_", "merge_")) and name.endswith("/kernel")]
     drawn = {
         name: 0.02 * jax.random.normal(key, leaves[name].shape)
         for name, key in zip(linear, jax.random.split(rng, len(linear)), strict=True)

@@ -13,7 +13,7 @@ from lvit_jax.tree import flatten, match, matches, unflatten
 from lvit_jax.types import Tree
 
 Schedule = Callable[[jax.Array | int], jax.Array]
-STEM = r".*/(cls_token|mask_token|pos_embed|patch_embed/.*)"
+STEM = r".*/(cls_token|mask_token|pos_embed|patch_(embed|norm)/.*)"
 
 
 class EmaState(NamedTuple):
@@ -53,10 +53,13 @@ def make_schedule(
 
 
 def layer_id(name: str, depth: int) -> int:
-    """The layer of a parameter (recipes 5.2): 0 for the stem, i+1 for encoder block i, depth+1 for all the rest."""
+    """The layer of a parameter (recipes 5.2): 0 for the stem, i+1 for encoder block i, depth+1 for all the rest.
+
+    The patch merging after block i of a hierarchical encoder has that block's layer, as in SimMIM.
+    """
     if re.fullmatch(STEM, name):
         return 0
-    block = re.match(r"encoder/block_(\d+)/", name)
+    block = re.match(r"encoder/(?:block|merge)_(\d+)/", name)
     layer = int(block[1]) + 1 if block else depth + 1
     if layer > depth + 1:
         raise InputError(f"layer decay is set for depth {depth}, but there is a parameter {name!r}")
