@@ -24,12 +24,14 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
         it the model is a MAE of 8 blocks; without it, blocks 1 to 12.
 
     Raises:
-      InputError: a decoder was asked for and there is none.
+      InputError: no plain ViT; a decoder was asked for and there is none.
     """
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
     depth = sum(name.startswith("block_") for name in encoder)
-    if decoder and "decoder" not in params:
+    if ENCODERS[model["name"]][0] != "vit":
+        raise InputError(f"only plain ViTs are exported yet, and this is a {model['name']}")
+    if decoder and not ("decoder" in params and "decoder" in objective):  # SimMIM's head is none either
         raise InputError(f"there is no decoder in this {objective.get('name', 'backbone')}")
     if decoder:
         depth = decode_from(record) or depth
@@ -67,7 +69,7 @@ def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
       arch: what was read.
       objective: further settings that the file states (mask_ratio, norm_pix).
     """
-    same = [name for name, (_, size) in ENCODERS.items() if size["width"] == arch.width]
+    same = [name for name, (kind, size) in ENCODERS.items() if kind == "vit" and size["width"] == arch.width]
     model = {
         "name": same[0] if same else "vit_base",
         "image_size": arch.image_size[0] if arch.image_size[0] == arch.image_size[1] else list(arch.image_size),
