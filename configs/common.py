@@ -51,6 +51,7 @@ def base() -> ConfigDict:
                 "warmup_epochs": 40.0,
                 "warmup_lr": 0.0,
                 "min_lr": 0.0,
+                "milestones": (),  # epochs at which the rate falls to a tenth, in place of the cosine
                 "weight_decay": 0.05,
                 "b1": 0.9,
                 "b2": 0.95,
@@ -203,6 +204,61 @@ def contrastive() -> ConfigDict:
     return config
 
 
+def simmim() -> ConfigDict:
+    """objectives.simmim.make_simmim."""
+    return ConfigDict({"name": "simmim", "head": "linear", "mask_ratio": 0.6, "mask_unit": 32, "norm_pix": False})
+
+
+def simmim_d2(decode_stage: int, teacher_layer: int) -> ConfigDict:
+    """objectives.simmim_d2.make_simmim_d2."""
+    return ConfigDict(
+        {
+            "name": "simmim_d2",
+            "head": "block",
+            "mask_ratio": 0.6,
+            "mask_unit": 32,
+            "norm_pix": False,
+            "decode_stage": decode_stage,
+            "teacher_layer": teacher_layer,
+            "alpha": 1.0,
+        }
+    )
+
+
+def swin(config: ConfigDict, name: str) -> ConfigDict:
+    """The config with a Swin in place of its ViT: the `model` section of models.swin.swin."""
+    config.model = ConfigDict(
+        {
+            "name": name,
+            "image_size": 224,
+            "patch_size": 4,
+            "channels": 3,
+            "window": placeholder(int),  # None: the size's own, as width, depths and heads (one per stage)
+            "width": placeholder(int),
+            "depths": placeholder(tuple),
+            "heads": placeholder(tuple),
+            "norm_eps": 1e-5,
+            "drop_path": 0.0,
+            "remat": False,
+            "dtype": "bfloat16",
+        }
+    )
+    return config
+
+
+def swin_simmim(name: str) -> ConfigDict:
+    """SimMIM on a Swin as MAE-Lite pre-trains it (recipes 4.5; projects/simmim/simmim_exp.py)."""
+    config = swin(base(), name)
+    config.objective = simmim()
+    config.model.drop_path = 0.1  # the default of its Swin class
+    config.data.crop_scale = (0.67, 1.0)
+    config.optim.update({"blr": 5e-5, "warmup_epochs": 10.0, "warmup_lr": 2e-6})  # 4e-4 at batch 2048
+    config.optim.update({"b2": 0.99, "clip": 5.0, "milestones": (700.0,)})
+    config.optim.no_decay = ("encoder/mask_token",)  # bias tables are decayed: the official rule misses their names
+    config.train.update({"epochs": 400.0, "batch_size": 2048})
+    return config
+
+
 def finetune() -> ConfigDict:
     """ImageNet fine-tuning, MAE-Lite's improved recipe (recipes 5.1; finetuning_exp.py)."""
     config = base()
@@ -235,8 +291,9 @@ def finetune() -> ConfigDict:
     config.train.update({"epochs": 300.0, "batch_size": 1024})
     config.init.fresh = ("head/.*", "encoder/pos_embed")
     # What pre-training leaves behind: decoder, adapters, the heads of a contrastive method, the final norm (fine-tuning
-    # has its own), another head.
+    # has its own), the mask token, another head.
     config.init.dropped = ("decoder/.*", "adapters/.*", "projector/.*", "predictor/.*", "head/.*", "encoder/norm/.*")
+    config.init.dropped += ("encoder/mask_token",)
     return config
 
 

@@ -50,8 +50,10 @@ def test_config_builds(name, teacher, tmp_path):
     config = flags.check(flags.load_config(name))
     if config.objective.name in NEEDS_TEACHER:
         config.init.teacher = teacher
-        if ENCODERS[config.model.name][0] == "hiera":
-            model = {"name": "hiera_base", "image_size": 224, "channels": 3, "q_pool": 2}
+        swins = {"name": "swin_c96", "image_size": 224, "patch_size": 4, "channels": 3}
+        hieras = {"name": "hiera_base", "image_size": 224, "channels": 3, "q_pool": 2}
+        model = {"swin": swins, "hiera": hieras}.get(ENCODERS[config.model.name][0])
+        if model:
             write_record(teacher, {"kind": "import", "config": {"model": model, "objective": None}})
         if config.init.demo_teacher:
             sizes = flags.load_config(config.init.demo_teacher)

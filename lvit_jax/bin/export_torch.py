@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lvit_jax.training.checkpoint import load_params  # jax and orbax: seconds
 
     params = load_params(args.workdir, ema=args.ema)
-    decoder = "decoder" in params and (args.to == "hf" or (args.to == "mae" and not decode_from(record)))
+    has = "decoder" in params and "decoder" in (record["config"]["objective"] or {})  # SimMIM's is no MAE's
+    decoder = has and (args.to == "hf" or (args.to == "mae" and not decode_from(record)))
     arch = arch_of(record, params, decoder if args.decoder is None else args.decoder)
     figures = _export(args, params, arch, record)
     app.report(figures, args.json)

@@ -12,6 +12,7 @@ from lvit_jax.convert.arch import Arch, infer
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch
 from lvit_jax.convert.record import config_of, data_of
+from lvit_jax.convert.swin import SwinArch, is_swin, read_swin
 from lvit_jax.errors import InputError
 
 _DECODER = r"(decoder_.*|mask_token)"
@@ -30,10 +31,10 @@ class Imported(NamedTuple):
     """A file of weights as this package has them."""
 
     params: dict[str, Any]  # {"encoder": …, "decoder": …, "head": …}
-    arch: Arch | RegNetArch
+    arch: Arch | RegNetArch | SwinArch
     config: dict[str, Any]  # sections `model` and `objective`
     data: dict[str, Any]  # classes, mean, std
-    layout: str  # 'mae', 'hf' or 'regnet'
+    layout: str  # 'mae', 'hf', 'swin' or 'regnet'
     notes: list[str]  # what was left out, a line each
 
 
@@ -53,9 +54,14 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     size = regnet.size_of(weights, where)
     if size:
         return _regnet(weights, size, _merge(stated, said, where), where)
+    if is_swin(weights):
+        params, arch, config, notes = read_swin(weights, _merge(stated, said, where), where)
+        return Imported(params, arch, config, data_of(arch, stated), "swin", notes)
     layout, names = normalise(weights)
     if layout is None:
-        raise InputError(f"{where} holds no ViT of MAE, timm or transformers; its first tensor is {min(weights)!r}")
+        raise InputError(
+            f"{where} holds no ViT or Swin of MAE, timm or transformers; its first tensor is {min(weights)!r}"
+        )
     notes = [f"left out {len(weights) - len(names)} tensors of another model"] if len(names) < len(weights) else []
     found = {name: weights[spelt] for spelt, name in names.items()}
     arch = infer(found, layout, _merge(stated, said, where), where)

@@ -25,7 +25,7 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
         it the model is a MAE of 8 blocks; without it, blocks 1 to 12.
 
     Raises:
-      InputError: a decoder was asked for and there is none; a last block with other heads than the rest.
+      InputError: no plain ViT; a decoder was asked for and there is none; a last block with other heads than the rest.
     """
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
     kind = ENCODERS[model["name"]][0]
@@ -33,7 +33,7 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
         raise InputError(f"exports are of plain ViTs, and {model['name']} is of kind {kind!r}")
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
     depth = sum(name.startswith("block_") for name in encoder)
-    if decoder and "decoder" not in params:
+    if decoder and not ("decoder" in params and "decoder" in objective):  # SimMIM's head is none either
         raise InputError(f"there is no decoder in this {objective.get('name', 'backbone')}")
     if decoder:
         depth = decode_from(record) or depth

@@ -5,6 +5,7 @@ KINDS = {
     "vit": "lvit_jax.models.vit:vit",
     "vit_rpe": "lvit_jax.models.vit_rpe:vit_rpe",
     "hiera": "lvit_jax.models.hiera:hiera",
+    "swin": "lvit_jax.models.swin:swin",
     "regnet": "lvit_jax.models.regnet:regnet",
 }
 
@@ -33,6 +34,10 @@ ENCODERS = {
     # Frozen teachers of classifiers: timm's RegNetY-200MF and -16GF.
     "regnety_002": ("regnet", {"widths": (24, 56, 152, 368), "depths": (1, 1, 4, 7), "group_width": 8}),
     "regnety_160": ("regnet", {"widths": (224, 448, 1232, 3024), "depths": (2, 4, 11, 1), "group_width": 112}),
+    # Named by their width C: MAE-Lite calls the first "swin_tiny" and the second, the standard Swin-T, "swin_small".
+    "swin_c48": ("swin", {"width": 48, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "window": 7}),
+    "swin_c96": ("swin", {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "window": 7}),
+    "swin_micro": ("swin", {"width": 32, "depths": (2, 2), "heads": (2, 4), "window": 4}),  # ours, for the demo
 }
 
 # MAE decoders: MAE-Lite's one-block ones for tiny and small, MAE's for base and larger (models_mae.py).

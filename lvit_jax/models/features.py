@@ -32,6 +32,7 @@ class Features:
     blocks: tuple[BlockOut, ...]
     grid: tuple[int, int] = flax.struct.field(pytree_node=False)  # (rows, columns) of the whole image
     prefix: int = flax.struct.field(pytree_node=False, default=1)  # 0 for hierarchical encoders, which have no CLS
+    stages: tuple[jax.Array, ...] = ()  # [B,N,D] that each stage hands on, after its patch merging; () for a plain ViT
 
     @property
     def patches(self) -> jax.Array:
@@ -50,9 +51,11 @@ def relation(a: jax.Array, b: jax.Array) -> jax.Array:
     return softmax(relation_logits(a, b))
 
 
-def attend(block: BlockOut) -> jax.Array:
-    """softmax(logits)·V: [B,W,M,H,K] in the type of V; the softmax itself is float32."""
-    return _heads_first(mixture(attention_logits(block), _heads_first(block.v)))
+def attend(block: BlockOut, mask: jax.Array | None = None) -> jax.Array:
+    """softmax(logits + mask)·V: [B,W,M,H,K] in the type of V; the softmax itself is float32. `mask`: [W,M,N]."""
+    logits = attention_logits(block)
+    logits = logits if mask is None else logits + mask[:, None]
+    return _heads_first(mixture(logits, _heads_first(block.v)))
 
 
 def relation_logits(a: jax.Array, b: jax.Array) -> jax.Array:

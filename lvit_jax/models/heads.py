@@ -8,7 +8,7 @@ from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.features import Features
 from lvit_jax.models.layers import LayerNorm
 
-POOLS = ("mean", "cls")
+POOLS = ("mean", "cls", "norm_mean")  # the last norms every token before the mean, as Swin does
 
 
 def pool(features: Features, how: str) -> jax.Array:
@@ -27,7 +27,7 @@ class Head(nn.Module):
     """Pool, norm, Linear; in float32, as it decides."""
 
     classes: int
-    pool: str = "mean"  # over the patches, CLS excluded; or "cls"
+    pool: str = "mean"  # over the patches, CLS excluded; or another of POOLS
     std: float = 0.02  # MAE-Lite; MAE starts its head at 2e-5
     norm_eps: float = 1e-6
     norm: bool = True  # convolutional classifiers have none
@@ -35,10 +35,13 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, features: Features) -> jax.Array:
         """Features whose tokens are not normed -> float32 logits [B,C]."""
-        pooled = pool(features, self.pool)
+        norm = LayerNorm(jnp.float32, self.norm_eps, name="norm") if self.norm else None
         # timm's trunc_normal_ cuts at ±2 absolute, a hundred deviations away: a plain normal.
         fc = nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.std), name="fc")
-        return fc(LayerNorm(jnp.float32, self.norm_eps, name="norm")(pooled) if self.norm else pooled)
+        if self.pool == "norm_mean":
+            return fc(pool(features.replace(tokens=norm(features.tokens)), "mean"))
+        pooled = pool(features, self.pool)
+        return fc(norm(pooled) if self.norm else pooled)
 
 
 class Classifier(nn.Module):
@@ -80,5 +83,5 @@ def classifier(
 
 def distilled_classifier(encoder: nn.Module, classes: int, head_std: float = 0.02) -> DistilledClassifier:
     """A classifier with a second head on CLS, for distillation."""
-    heads = (Head(classes, pool, head_std, encoder.norm_eps) for pool in POOLS)
+    heads = (Head(classes, pool, head_std, encoder.norm_eps) for pool in ("mean", "cls"))
     return DistilledClassifier(encoder.clone(final_norm=False), *heads)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
+from lvit_jax.models.swin import Swin
 from lvit_jax.models.vit import ViT
 from lvit_jax.models.vit_rpe import RpeViT
 from lvit_jax.tree import flatten, unflatten
@@ -16,21 +17,26 @@ STD = 0.02  # truncated at ±2 absolute in the references, a hundred deviations 
 def from_scratch(encoder: nn.Module, rng: jax.Array, params: Mapping) -> dict:
     """The encoder's parameters with the Linears redrawn; pre-training, and so a module's own `init`, draws Xavier.
 
-    A plain ViT draws every Linear of its blocks from N(0, 0.02) (timm, MAE-Lite's models_vit.py). The RPE ViT draws
-    the patch embedding too, with a bias of zero, and divides the last Linears of both branches of block ℓ, counted
-    from 1, by √(2ℓ) (recipes 1.2). Other encoders keep their own weights.
+    Plain ViTs and Swins: `redrawn`. The RPE ViT draws the patch embedding too, with a bias of zero, and divides the
+    last Linears of both branches of block ℓ, counted from 1, by √(2ℓ) (recipes 1.2). Others keep their own weights.
     """
-    if not isinstance(encoder, ViT | RpeViT):
+    if isinstance(encoder, ViT | Swin):
+        return redrawn(rng, params)
+    if not isinstance(encoder, RpeViT):
         return params
-    relative = isinstance(encoder, RpeViT)
+    leaves = flatten(redrawn(rng, params, r".*/kernel"))
+    scaled = {name: _scale(name) * leaf for name, leaf in leaves.items()}
+    return unflatten(scaled | {"patch_embed/bias": 0 * leaves["patch_embed/bias"]})
+
+
+def redrawn(rng: jax.Array, params: Mapping, pattern: str = r"(block|merge)_.*/kernel") -> dict:
+    """The parameters with those that match `pattern`, the Linears of blocks, from N(0, 0.02) (timm, models_vit.py)."""
     leaves = flatten(params)
-    drawn = [name for name in leaves if re.fullmatch(r"block_.*/kernel" if not relative else r".*/kernel", name)]
+    drawn = [name for name in leaves if re.fullmatch(pattern, name)]
     made = {
-        name: (_scale(name) if relative else 1.0) * STD * jax.random.normal(key, leaves[name].shape)
+        name: STD * jax.random.normal(key, leaves[name].shape)
         for name, key in zip(drawn, jax.random.split(rng, len(drawn)), strict=True)
     }
-    if relative:
-        made["patch_embed/bias"] = 0 * leaves["patch_embed/bias"]
     return unflatten(leaves | made)
 
 

@@ -64,12 +64,15 @@ class ViT(nn.Module):
         return self.last_heads if self.last_heads and layer == self.depth else self.heads
 
     @nn.compact
-    def __call__(self, images: jax.Array, keep: jax.Array | None = None, *, train: bool = False) -> Features:
-        """Encodes images, or only some patches of each.
+    def __call__(
+        self, images: jax.Array, keep: jax.Array | None = None, *, mask: jax.Array | None = None, train: bool = False
+    ) -> Features:
+        """Encodes images, or only some patches of each, or with some patches hidden.
 
         Args:
           images: float [B,H,W,C], normalised.
           keep: int32 [B,K], the patches to encode, in this order; all where None.
+          mask: float [B,N], 1 = the patch's embedding gives way to the mask token (SimMIM); not together with `keep`.
           train: draw drop-path from the rng collection "dropout".
 
         Returns:
@@ -83,7 +86,11 @@ class ViT(nn.Module):
         if self.positions == "learned":
             table = self.param("pos_embed", lambda _: jnp.asarray(table)[None])[0]
         table = jnp.asarray(table)
-        patches = self.patch_embed(images, keep) + (table[1:] if keep is None else table[1:][keep])
+        patches = self.patch_embed(images, keep)
+        if mask is not None:
+            token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
+            patches = jnp.where(mask[:, :, None] > 0, token.astype(self.dtype), patches)
+        patches = patches + (table[1:] if keep is None else table[1:][keep])
         cls = jnp.broadcast_to(self.cls_token + table[:1], (len(images), 1, self.width))
         x = jnp.concatenate([cls, patches], axis=1).astype(self.dtype)
         blocks = []

@@ -15,7 +15,7 @@ from lvit_jax.types import Tree
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 TRUST = 0.001  # of LARS
-STEM = r".*/(cls_token|mask_token|pos_embed|patch_embed/.*)"
+STEM = r".*/(cls_token|mask_token|pos_embed|patch_(embed|norm)/.*)"
 
 
 class EmaState(NamedTuple):
@@ -24,12 +24,15 @@ class EmaState(NamedTuple):
     average: Tree
 
 
-def make_schedule(peak: float, steps: int, warmup: int, start: float = 0.0, end: float = 0.0) -> Schedule:
+def make_schedule(
+    peak: float, steps: int, warmup: int, start: float = 0.0, end: float = 0.0, milestones: Sequence[int] = ()
+) -> Schedule:
     """Linear warm-up from `start` to `peak`, then half a cosine to `end`, per iteration (MAE-Lite lr_scheduler.py).
 
     Args:
       peak: learning rate after warm-up, already scaled by the batch.
       steps, warmup: lengths in iterations.
+      milestones: iterations from which on the rate is a tenth of what it was, in place of the cosine (SimMIM).
 
     Raises:
       InputError: a warm-up that leaves no step for the cosine.
@@ -42,6 +45,9 @@ def make_schedule(peak: float, steps: int, warmup: int, start: float = 0.0, end:
     def schedule(step):
         t = jnp.asarray(step, jnp.float32)
         rising = start + (peak - start) * t / max(warmup, 1)
+        if milestones:
+            falls = (t >= jnp.asarray(milestones)).sum()
+            return jnp.where(t < warmup, rising, peak * 0.1**falls)
         q = 0.5 * (1 + jnp.cos(jnp.pi * (t - warmup) / (steps - warmup)))
         return jnp.where(t < warmup, rising, peak * q + end * (1 - q))
 
@@ -49,10 +55,13 @@ def make_schedule(peak: float, steps: int, warmup: int, start: float = 0.0, end:
 
 
 def layer_id(name: str, depth: int) -> int:
-    """The layer of a parameter (recipes 5.2): 0 for the stem, i+1 for encoder block i, depth+1 for all the rest."""
+    """The layer of a parameter (recipes 5.2): 0 for the stem, i+1 for encoder block i, depth+1 for all the rest.
+
+    The patch merging after block i of a hierarchical encoder has that block's layer, as in SimMIM.
+    """
     if re.fullmatch(STEM, name):
         return 0
-    block = re.match(r"encoder/block_(\d+)/", name)
+    block = re.match(r"encoder/(?:block|merge)_(\d+)/", name)
     layer = int(block[1]) + 1 if block else depth + 1
     if layer > depth + 1:
         raise InputError(f"layer decay is set for depth {depth}, but there is a parameter {name!r}")
@@ -158,6 +167,7 @@ def make_tx(
     name: str = "adamw",
     min_lr: float = 0.0,
     warmup_lr: float = 0.0,
+    milestones: Sequence[float] = (),
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -177,6 +187,7 @@ def make_tx(
       params: the trained parameters, or their ShapeDtypeStructs; names decide decay, layer and freezing.
       steps, steps_per_epoch: length of the run in iterations; iterations per epoch of the warm-up.
       blr: learning rate per 256 images; the peak is blr * batch_size / 256.
+      milestones: epochs from which on the rate is a tenth of what it was, in place of the cosine to `min_lr`.
       layer_decay: rate and weight decay of layer l are scaled by layer_decay^(depth+1-l), with `depth` encoder blocks.
       clip, ema: largest global l2 norm; decay per step of an average of the parameters (see `averaged`); None for none.
       no_decay, frozen: regexes on names: exempt from weight decay; neither updated nor decayed.
@@ -188,7 +199,8 @@ def make_tx(
     """
     if name == "lars" and decay_all:
         raise InputError("optim.decay_all=True, but LARS decays no vectors; set --config.optim.decay_all=False")
-    schedule = make_schedule(blr * batch_size / 256, steps, round(warmup_epochs * steps_per_epoch), warmup_lr, min_lr)
+    warmup, falls = round(warmup_epochs * steps_per_epoch), [round(epoch * steps_per_epoch) for epoch in milestones]
+    schedule = make_schedule(blr * batch_size / 256, steps, warmup, warmup_lr, min_lr, falls)
     mask = decay_mask(params, no_decay, frozen, decay_all)
     core = _core(name, mask, weight_decay, b1, b2, eps, momentum, nesterov)
     links = [*_gradient(params, frozen, clip), *core, *_rates(schedule, params, layer_decay, depth)]

@@ -133,6 +133,19 @@ def test_peak_rate_scales_with_the_batch_and_warmup_counts_epochs():
     assert float(schedule(4)) == pytest.approx(0.8 * 0.1)
 
 
+def test_milestones_are_torchs_multistep_after_the_warmup():
+    import torch
+
+    _, schedule = make_tx(tiny_params(), **RUN, milestones=(2, 4.5), min_lr=1e-3)  # epochs of two steps
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[4, 9], gamma=0.1)
+    for t in range(12):
+        expected = optimizer.param_groups[0]["lr"] if t >= 2 else 0.1 * t / 2
+        assert float(schedule(t)) == pytest.approx(expected, rel=1e-5, abs=1e-9), t
+        optimizer.step()
+        reference.step()
+
+
 @pytest.mark.parametrize("warmup", [10, 11])
 def test_a_warmup_as_long_as_the_run_is_refused(warmup):
     with pytest.raises(InputError, match=f"warm-up of {warmup} steps"):
