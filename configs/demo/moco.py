@@ -14,5 +14,5 @@ def get_config():
     config.data.update({"blur_p": (0.5, 0.1), "blur_sigma": (0.1, 0.6), "solarise_p": (0.0, 0.0)})
     config.objective.update({"hidden": 256, "dim": 64})
     config.optim.blr = 4e-3
-    config.train.epochs = 40.0
+    config.train.epochs = 30.0
     return config

@@ -102,7 +102,9 @@ def contrast(queries: jax.Array, keys: jax.Array, temperature: float) -> tuple[j
     """
     # Exact products: similarities of up to 1/T would keep two digits in bfloat16.
     logits = jnp.einsum("be,ce->bc", queries, keys, precision="highest") / temperature
-    own = jnp.diagonal(logits)
+    # Not the diagonal of the product: over devices that is a gather, and its gradient a scatter within a conditional,
+    # whose collectives can meet others in another order and wait for ever (XLA for CPU).
+    own = (queries * keys).sum(axis=-1) / temperature
     value = (jax.nn.logsumexp(logits, axis=1) - own).mean()
     return 2 * temperature * value, accuracy(logits, jnp.arange(len(logits)))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvit_jax.errors import InputError
-from lvit_jax.models.positions import resample, sincos_2d
+from lvit_jax.models.positions import resample, sincos_2d, sincos_moco
 
 
 def test_table_is_maes_columns_first():
@@ -21,6 +21,18 @@ def test_table_is_maes_columns_first():
                 omega = 10000 ** (-i / 4)
                 expected = [math.sin(x * omega), math.cos(x * omega), math.sin(y * omega), math.cos(y * omega)]
                 np.testing.assert_allclose(row[[i, 4 + i, 8 + i, 12 + i]], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_mocos_table_is_rows_first():
+    table = sincos_moco(16, (3, 5))
+    assert table.shape == (16, 16) and not table[0].any()
+    for y in range(3):
+        for x in range(5):
+            for i in range(4):
+                omega = 10000 ** (-i / 4)
+                expected = [math.sin(y * omega), math.cos(y * omega), math.sin(x * omega), math.cos(x * omega)]
+                found = table[1 + 5 * y + x][[i, 4 + i, 8 + i, 12 + i]]
+                np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -239,3 +239,43 @@ def test_no_function_here_is_longer_than_fifty_lines():
     for node in ast.walk(ast.parse(inspect.getsource(optim))):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 50, node.name
+
+
+def test_decay_of_everything_is_torchs_adamw_without_groups():
+    torch = pytest.importorskip("torch")
+    params = tiny_params()
+    grads = [random_like(params, seed) for seed in range(3)]
+    tx, schedule = make_tx(params, **RUN | {"weight_decay": 5.0}, decay_all=True, warmup_lr=1e-3)
+    mine, _ = run_jax(tx, params, grads)
+    tensors = {name: torch.nn.Parameter(torch.tensor(np.asarray(p))) for name, p in flatten(params).items()}
+    groups = [{"params": list(tensors.values()), "weight_decay": 5.0}]
+    theirs = run_torch(lambda g: torch.optim.AdamW(g, lr=1.0), tensors, groups, schedule, grads, list(tensors))
+    for name, value in flatten(mine).items():
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    still = flatten(decay_mask(params, frozen=("encoder/patch_embed/.*",), decay_all=True))
+    assert [name for name, decays in still.items() if not decays] == ["encoder/patch_embed/kernel"]
+
+
+def test_lars_is_mocos():
+    """By its definition (MoCo-v3, moco/optimizer.py) in numpy: vectors take the plain gradient and do not decay."""
+    params = tiny_params()
+    params["encoder"]["cls_token"] = jnp.zeros((1, 1, 8))  # a norm of 0 leaves the gradient as it is
+    grads = [random_like(params, seed) for seed in range(3)]
+    tx, schedule = make_tx(params, **RUN, name="lars", momentum=0.9, nesterov=True, warmup_lr=1e-3)
+    mine, _ = run_jax(tx, params, grads)
+    for name, start in flatten(params).items():
+        p, trace = np.float64(start), 0.0
+        for step, grad in enumerate(grads):
+            g = np.float64(flatten(grad)[name])
+            if p.ndim > 1:
+                g = g + 0.05 * p
+                norms = np.linalg.norm(p), np.linalg.norm(g)
+                g = g * (0.001 * norms[0] / norms[1] if all(norms) else 1.0)
+            trace = 0.9 * trace + g
+            p = p - float(schedule(step)) * trace
+        np.testing.assert_allclose(flatten(mine)[name], p, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_lars_decays_no_vectors():
+    with pytest.raises(InputError, match=r"set --config.optim.decay_all=False"):
+        make_tx(tiny_params(), **RUN, name="lars", decay_all=True)
