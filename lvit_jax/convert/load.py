@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lvit_jax.convert import files
+from lvit_jax.convert import files, hiera
 from lvit_jax.convert.arch import Arch, infer
+from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch
 from lvit_jax.convert.record import config_of, data_of
@@ -21,10 +22,10 @@ class Imported(NamedTuple):
     """A file of weights as this package has them."""
 
     params: dict[str, Any]  # {"encoder": …, "decoder": …, "head": …}
-    arch: Arch
+    arch: Arch | HieraArch
     config: dict[str, Any]  # sections `model` and `objective`
     data: dict[str, Any]  # classes, mean, std
-    layout: str  # 'mae' or 'hf'
+    layout: str  # 'mae', 'hiera' or 'hf'
     notes: list[str]  # what was left out, a line each
 
 
@@ -41,10 +42,15 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     """
     weights, stated = files.read(path)
     where = Path(path).name
+    layout, names = hiera.find(weights)
+    if layout:
+        return _load_hiera(weights, layout, names, _merge(stated, said, where), where)
     layout, names = normalise(weights)
     if layout is None:
-        raise InputError(f"{where} holds no ViT of MAE, timm or transformers; its first tensor is {min(weights)!r}")
-    notes = [f"left out {len(weights) - len(names)} tensors of another model"] if len(names) < len(weights) else []
+        raise InputError(
+            f"{where} holds no ViT of MAE, timm or transformers and no Hiera; its first tensor is {min(weights)!r}"
+        )
+    notes = _left_out(weights, names)
     found = {name: weights[spelt] for spelt, name in names.items()}
     arch = infer(found, layout, _merge(stated, said, where), where)
     partial = f"blocks.{arch.depth}.norm1.weight" in found
@@ -57,6 +63,19 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     if partial:
         config["objective"] = {"name": "d2"}
     return Imported(params, arch, config, data_of(arch, stated), layout, notes)
+
+
+def _load_hiera(weights: Mapping, layout: str, names: Mapping, stated: Mapping[str, Any], where: str) -> Imported:
+    found = {name: weights[spelt] for spelt, name in names.items()}
+    arch = hiera.infer(found, layout, stated, where)
+    params = hiera.from_torch(found, arch, layout, where)
+    config = hiera.config_of(arch, stated.get("objective", {}))
+    return Imported(params, arch, config, data_of(arch, stated), layout, _left_out(weights, names))
+
+
+def _left_out(weights: Mapping, names: Mapping) -> list[str]:
+    left = len(weights) - len(names)
+    return [f"left out {left} tensors of another model"] if left else []
 
 
 def _merge(stated: Mapping[str, Any], said: Mapping[str, Any], where: str) -> dict[str, Any]:
