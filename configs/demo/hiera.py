@@ -12,5 +12,5 @@ def get_config():
     config.model = common.hiera("hiera_micro", q_pool=2)
     config.model.update({"image_size": 16, "channels": 1, "dtype": "float32"})
     config.model.update({"patch_kernel": 3, "patch_stride": 1, "patch_padding": 1, "mask_unit": 4})
-    config.train.epochs = 60.0
+    config.train.epochs = 40.0
     return config

@@ -14,7 +14,8 @@ import numpy as np
 from lvit_jax.errors import InputError
 
 PICKLES = (".pth", ".pth.tar", ".pt", ".tar", ".bin", ".ckpt")
-NESTS = ("model", "state_dict", "model_state_dict")  # facebookresearch/mae and MAE-Lite; Lightning and many others
+# facebookresearch/mae and MAE-Lite; Lightning and many others; facebookresearch/hiera
+NESTS = ("model", "state_dict", "model_state_dict", "model_state")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}  # what timm's own names stand for
 
@@ -23,7 +24,8 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All tensors of a file or of a transformers/timm folder, as float32, and what its config.json states.
 
     Returns:
-      ({name: array}, {heads, decoder_heads, image_size, norm_eps, pool, classes, mean, std, objective}: those stated).
+      ({name: array}, {heads, decoder_heads, image_size, norm_eps, pool, classes, mean, std, objective, hiera}: those
+      stated).
 
     Raises:
       InputError: a missing, truncated or unreadable file, a pickle that holds more than tensors and settings, or a
@@ -137,8 +139,13 @@ def _stated_hf(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     labels = config.get("id2label")
     named = labels and not all(name == f"LABEL_{i}" for i, name in labels.items())
     statistics = _json(folder / "preprocessor_config.json")
-    masked = config.get("model_type") == "vit_mae"
+    masked = config.get("model_type") in ("vit_mae", "hiera")
+    if config.get("model_type") == "hiera":
+        config, hiera = _stated_hiera(config)
+    else:
+        hiera = None
     return {
+        "hiera": hiera,
         "heads": config.get("num_attention_heads"),
         "decoder_heads": config.get("decoder_num_attention_heads"),
         "image_size": config.get("image_size"),
@@ -148,6 +155,23 @@ def _stated_hf(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "std": statistics.get("image_std"),
         "objective": {key: config[ours] for key, ours in _MASKED.items() if ours in config} if masked else None,
     }
+
+
+def _stated_hiera(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """HieraConfig in the words of ViT's, and what only a Hiera has; what it leaves out is at transformers' default."""
+    words = {
+        "num_attention_heads": config.get("num_heads", [1, 2, 4, 8])[-1],
+        "decoder_num_attention_heads": config.get("decoder_num_heads"),
+        "mask_ratio": config.get("mask_ratio", 0.6),
+        "norm_pix_loss": config.get("normalize_pixel_loss", True),
+    }
+    fields = {
+        "patch_stride": config.get("patch_stride", [4])[0],
+        "patch_padding": config.get("patch_padding", [3])[0],
+        "mask_unit": config.get("masked_unit_size", [8])[0],
+        "q_pool": config.get("num_query_pool", 3),
+    }
+    return {**config, **words}, fields
 
 
 _MASKED = {"mask_ratio": "mask_ratio", "norm_pix": "norm_pix_loss"}

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lvit_jax.convert import files, regnet
+from lvit_jax.convert import files, hiera, regnet
 from lvit_jax.convert.arch import Arch, infer
+from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch
 from lvit_jax.convert.record import config_of, data_of
@@ -31,10 +32,10 @@ class Imported(NamedTuple):
     """A file of weights as this package has them."""
 
     params: dict[str, Any]  # {"encoder": …, "decoder": …, "head": …}
-    arch: Arch | RegNetArch | SwinArch
+    arch: Arch | HieraArch | RegNetArch | SwinArch
     config: dict[str, Any]  # sections `model` and `objective`
     data: dict[str, Any]  # classes, mean, std
-    layout: str  # 'mae', 'hf', 'swin' or 'regnet'
+    layout: str  # 'mae', 'hf', 'hiera', 'swin' or 'regnet'
     notes: list[str]  # what was left out, a line each
 
 
@@ -57,12 +58,14 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     if is_swin(weights):
         params, arch, config, notes = read_swin(weights, _merge(stated, said, where), where)
         return Imported(params, arch, config, data_of(arch, stated), "swin", notes)
+    layout, names = hiera.find(weights)
+    if layout:
+        return _load_hiera(weights, layout, names, _merge(stated, said, where), where)
     layout, names = normalise(weights)
     if layout is None:
-        raise InputError(
-            f"{where} holds no ViT or Swin of MAE, timm or transformers; its first tensor is {min(weights)!r}"
-        )
-    notes = [f"left out {len(weights) - len(names)} tensors of another model"] if len(names) < len(weights) else []
+        known = "no ViT, Swin, Hiera or RegNetY of MAE, timm or transformers"
+        raise InputError(f"{where} holds {known}; its first tensor is {min(weights)!r}")
+    notes = _left_out(weights, names)
     found = {name: weights[spelt] for spelt, name in names.items()}
     arch = infer(found, layout, _merge(stated, said, where), where)
     partial = f"blocks.{arch.depth}.norm1.weight" in found
@@ -88,6 +91,19 @@ def _regnet(weights: Mapping[str, np.ndarray], name: str, stated: Mapping[str, A
     notes = ["BatchNorms folded into their convolutions: a frozen teacher, not to be trained"]
     config = {"model": model, "objective": objective}
     return Imported(params, arch, config, data_of(arch, stated), "regnet", notes)
+
+
+def _load_hiera(weights: Mapping, layout: str, names: Mapping, stated: Mapping[str, Any], where: str) -> Imported:
+    found = {name: weights[spelt] for spelt, name in names.items()}
+    arch = hiera.infer(found, layout, stated, where)
+    params = hiera.from_torch(found, arch, layout, where)
+    config = hiera.config_of(arch, stated.get("objective", {}))
+    return Imported(params, arch, config, data_of(arch, stated), layout, _left_out(weights, names))
+
+
+def _left_out(weights: Mapping, names: Mapping) -> list[str]:
+    left = len(weights) - len(names)
+    return [f"left out {left} tensors of another model"] if left else []
 
 
 def _merge(stated: Mapping[str, Any], said: Mapping[str, Any], where: str) -> dict[str, Any]:

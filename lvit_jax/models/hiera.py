@@ -228,7 +228,7 @@ def _check(size: dict, kernel: int, stride: int, padding: int, mask_unit: int, q
     if not 0 <= q_pool <= most:
         stages = len(size["depths"])
         raise InputError(
-            f"q_pool={q_pool}: {stages} stages and mask units of {mask_unit} tokens a side allow 0 to {most}"
+            f"q_pool={q_pool}: {stages} stages and mask units of {mask_unit}x{mask_unit} allow 0 to {most}"
         )
     if not kernel - stride <= 2 * padding < kernel:  # then a side of n·stride pixels gives n tokens
         near = max(0, kernel - 1) // 2

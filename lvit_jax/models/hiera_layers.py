@@ -73,7 +73,7 @@ class OverlappingEmbed(nn.Module):
             return xavier(rng, (fan_in, shape[-1])).reshape(shape)  # on the flattened weight, as MAE
 
         kernel = self.param("kernel", kernel_init, (k, k, self.channels, self.width))
-        bias = self.param("bias", nn.initializers.constant(0.02), (self.width,))  # Hiera's; its MAE leaves it
+        bias = self.param("bias", torch_uniform(fan_in), (self.width,))  # which Hiera and its MAE leave as it is
         x = jax.lax.conv_general_dilated(
             images.astype(self.dtype),
             kernel.astype(self.dtype),
