@@ -13,7 +13,7 @@ from lvit_jax.tree import flatten, match, matches, unflatten
 from lvit_jax.types import Tree
 
 Schedule = Callable[[jax.Array | int], jax.Array]
-STEM = r".*/(cls_token|mask_token|pos_embed|patch_embed/.*)"
+STEM = r".*/(cls_token|dist_token|mask_token|pos_embed|patch_embed/.*)"
 
 
 class EmaState(NamedTuple):
