@@ -324,12 +324,14 @@ def classify_distill(config: ConfigDict) -> ConfigDict:
             "target": "hard",
             "alpha": 0.5,
             "temperature": 1.0,  # of target "soft"
-            **{key: plain[key] for key in ("head_std", "mixup", "cutmix", "smoothing", "group")},
+            "token": "cls",  # which plays the distillation token; or a token of its "own"
+            "expand": placeholder(int),  # width of a layer before the heads
+            **{key: plain[key] for key in ("pool", "head_std", "mixup", "cutmix", "smoothing", "group")},
         }
     )
     config.objective.classes = placeholder(int)
-    config.init.fresh += ("dist_head/.*",)
-    config.init.dropped += ("dist_head/.*",)
+    config.init.fresh += ("dist_head/.*", "neck/.*", "encoder/dist_token")
+    config.init.dropped += ("dist_head/.*", "neck/.*", "encoder/dist_token")
     return config
 
 

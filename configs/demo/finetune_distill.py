@@ -9,5 +9,6 @@ from lvit_jax.configs.demo import finetune
 
 def get_config():
     config = common.classify_distill(finetune.get_config())
+    config.train.epochs = 25.0
     config.init.demo_teacher = "configs/demo/teacher_classifier.py"
     return config

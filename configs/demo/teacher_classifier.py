@@ -10,4 +10,5 @@ def get_config():
     config = finetune.get_config()
     config.model.width = 96
     config.optim.blr = 8e-3
+    config.train.epochs = 15.0
     return config

@@ -58,7 +58,7 @@ def _load_encoder(config: Config, target: Tree, data: Config) -> tuple[Tree, str
     source, record = _load(init["encoder"])
     objective = record["config"]["objective"] or {"name": "backbone"}
     # CLS pooling goes on with the final norm of pre-training (not with D²'s, which belongs to an inner block).
-    cls = config["objective"].get("pool") == "cls" and objective["name"] != "d2"
+    cls = config["objective"].get("pool") == "cls" and objective["name"] != "d2" and "norm" in target["head"]
     theirs = record["config"]["model"]
     loaded = load_into(
         target,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lvit_jax.convert import files, hiera, regnet
+from lvit_jax.convert import files, hiera, regnet, relative
 from lvit_jax.convert.arch import Arch, infer
 from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.convert.names import normalise
@@ -19,23 +19,14 @@ from lvit_jax.errors import InputError
 _DECODER = r"(decoder_.*|mask_token)"
 
 
-class RegNetArch(NamedTuple):
-    """A classifier of timm's RegNetY, its BatchNorms folded."""
-
-    name: str
-    channels: int
-    image_size: tuple[int, int]
-    classes: int
-
-
 class Imported(NamedTuple):
     """A file of weights as this package has them."""
 
     params: dict[str, Any]  # {"encoder": …, "decoder": …, "head": …}
-    arch: Arch | HieraArch | RegNetArch | SwinArch
+    arch: Arch | HieraArch | SwinArch | regnet.RegNetArch | relative.RelativeArch
     config: dict[str, Any]  # sections `model` and `objective`
     data: dict[str, Any]  # classes, mean, std
-    layout: str  # 'mae', 'hf', 'hiera', 'swin' or 'regnet'
+    layout: str  # 'mae', 'hf', 'hiera', 'swin', 'rpe' or 'regnet'
     notes: list[str]  # what was left out, a line each
 
 
@@ -67,7 +58,10 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
         raise InputError(f"{where} holds {known}; its first tensor is {min(weights)!r}")
     notes = _left_out(weights, names)
     found = {name: weights[spelt] for spelt, name in names.items()}
-    arch = infer(found, layout, _merge(stated, said, where), where)
+    stated = _merge(stated, said, where)
+    if layout == "mae" and relative.is_relative(found):
+        return _relative(found, stated, where, notes)
+    arch = infer(found, layout, stated, where)
     partial = f"blocks.{arch.depth}.norm1.weight" in found
     if partial:
         notes.append(f"D²-MAE: block {arch.depth + 1} and the decoder left out; the final norm is that of block 8")
@@ -80,16 +74,17 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     return Imported(params, arch, config, data_of(arch, stated), layout, notes)
 
 
+def _relative(weights: Mapping[str, np.ndarray], stated: Mapping[str, Any], where: str, notes: list[str]) -> Imported:
+    arch = relative.infer(weights, stated, where)
+    objective = {"name": "classify", "pool": arch.pool, "classes": arch.classes} if arch.pool else None
+    config = {"model": relative.model_section(arch), "objective": objective}
+    return Imported(relative.from_torch(weights, arch, where), arch, config, data_of(arch, stated), "rpe", notes)
+
+
 def _regnet(weights: Mapping[str, np.ndarray], name: str, stated: Mapping[str, Any], where: str) -> Imported:
-    """A frozen teacher: `head_norm` says that its classifier reads the pooled map as it is."""
     params = regnet.from_timm(weights, name, where)
-    channels, classes = params["encoder"]["stem"]["kernel"].shape[2], len(params["head"]["fc"]["bias"])
-    arch = RegNetArch(name, channels, tuple(stated.get("image_size", (224, 224))), classes)
-    side = arch.image_size[0] if arch.image_size[0] == arch.image_size[1] else list(arch.image_size)
-    model = {"name": name, "image_size": side, "channels": channels, "dtype": "float32"}
-    objective = {"name": "classify", "pool": "mean", "classes": classes, "head_norm": False}
+    arch, config = regnet.describe(params, name, stated)
     notes = ["BatchNorms folded into their convolutions: a frozen teacher, not to be trained"]
-    config = {"model": model, "objective": objective}
     return Imported(params, arch, config, data_of(arch, stated), "regnet", notes)
 
 

@@ -56,7 +56,7 @@ def from_torch(weights: Mapping[str, np.ndarray], arch: Arch, layout: str, where
     for name in weights:
         if name not in known and not _spare(name, arch):
             raise InputError(f"{where} has a tensor {name!r} that a plain ViT of {_describe(arch)} has no place for")
-    flat = {row.jax: _read(weights, row, expected[row.jax], where) for row in table}
+    flat = {row.jax: read_row(weights, row, expected[row.jax], where) for row in table}
     layouts = [name for name in FIXED if _equal(flat[TABLES[0]], tables(arch._replace(positions=name))[TABLES[0]])]
     arch = arch._replace(positions=layouts[0] if layouts else "learned")
     if arch.decoder and not _equal(flat[TABLES[1]], tables(arch)[TABLES[1]]):
@@ -88,7 +88,12 @@ def _spare(name: str, arch: Arch) -> bool:
     return matches(_SPARE, name) and (block is None or block >= arch.depth)
 
 
-def _read(weights: Mapping[str, np.ndarray], row: Row, shape: tuple[int, ...], where: str) -> np.ndarray:
+def read_row(weights: Mapping[str, np.ndarray], row: Row, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """The jax array of one row of the table, of this shape.
+
+    Raises:
+      InputError: a tensor that is missing or has another shape.
+    """
     parts = []
     for name in row.torch:
         if name not in weights:

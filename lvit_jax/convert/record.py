@@ -31,6 +31,8 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
     kind = ENCODERS[model["name"]][0]
     if kind != "vit":
         raise InputError(f"exports are of plain ViTs, and {model['name']} is of kind {kind!r}")
+    if "dist_token" in params["encoder"] or "neck" in params:
+        raise InputError("exports are of plain ViTs, and this one has a distillation token or a layer before its heads")
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
     depth = sum(name.startswith("block_") for name in encoder)
     if decoder and not ("decoder" in params and "decoder" in objective):  # SimMIM's head is none either

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,29 @@ from lvit_jax.tree import unflatten
 
 BN_EPS = 1e-5
 _STEM, _HEAD = "stem.conv.weight", "head.fc"
+
+
+class RegNetArch(NamedTuple):
+    """A classifier of timm's RegNetY."""
+
+    name: str
+    channels: int
+    image_size: tuple[int, int]
+    classes: int
+
+
+def describe(params: Mapping, name: str, stated: Mapping[str, Any]) -> tuple[RegNetArch, dict[str, Any]]:
+    """What imported parameters are, and the sections of a config that say so.
+
+    `head_norm`: the classifier reads the pooled map as it is.
+
+    Args: stated: what the folder or the command line says; image_size is 224 where nothing does.
+    """
+    channels, classes = params["encoder"]["stem"]["kernel"].shape[2], len(params["head"]["fc"]["bias"])
+    size = tuple(stated["image_size"]) if "image_size" in stated else (224, 224)
+    model = {"name": name, "image_size": list(size), "channels": channels, "dtype": "float32"}
+    objective = {"name": "classify", "pool": "mean", "classes": classes, "head_norm": False}
+    return RegNetArch(name, channels, size, classes), {"model": model, "objective": objective}
 
 
 def size_of(weights: Mapping[str, np.ndarray], where: str) -> str | None:

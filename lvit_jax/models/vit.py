@@ -32,6 +32,7 @@ class ViT(nn.Module):
     dtype: str = "bfloat16"  # of the computation; parameters are float32
     final_norm: bool = True  # part of the encoder in pre-training and in teachers; classifiers norm in their head
     norm_eps: float = 1e-6  # of every LayerNorm; transformers folders state others
+    distill_token: bool = False  # one more token after CLS, without position (`heads.distilled_classifier`)
 
     prefix = 1  # row of the position table for CLS
 
@@ -91,13 +92,18 @@ class ViT(nn.Module):
             token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
             patches = jnp.where(mask[:, :, None] > 0, token.astype(self.dtype), patches)
         patches = patches + (table[1:] if keep is None else table[1:][keep])
-        cls = jnp.broadcast_to(self.cls_token + table[:1], (len(images), 1, self.width))
-        x = jnp.concatenate([cls, patches], axis=1).astype(self.dtype)
+        prefix = self.cls_token + table[:1]
+        if self.distill_token:
+            token = self.param("dist_token", nn.initializers.normal(0.02), (1, 1, self.width))
+            prefix = jnp.concatenate([prefix, token], axis=1)
+        prefix = jnp.broadcast_to(prefix, (len(images), *prefix.shape[1:]))
+        x = jnp.concatenate([prefix, patches], axis=1).astype(self.dtype)
         blocks = []
         for i in range(self.depth):
             blocks.append(getattr(self, f"block_{i}")(x, train))
             x = blocks[-1].x
-        return Features(tokens=self.norm(x) if self.final_norm else x, blocks=tuple(blocks), grid=grid)
+        tokens = self.norm(x) if self.final_norm else x
+        return Features(tokens=tokens, blocks=tuple(blocks), grid=grid, prefix=prefix.shape[1])
 
 
 def drop_path_rates(rate: float, depth: int, shape: str) -> list[float]:

@@ -12,6 +12,7 @@ from lvit_jax.objectives.mixing import mix, soft_labels
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
 TARGETS = ("hard", "soft")
+TOKENS = ("cls", "own")
 
 
 def make_classify_distill(
@@ -22,6 +23,9 @@ def make_classify_distill(
     target: str = "hard",
     alpha: float = 0.5,
     temperature: float = 1.0,
+    pool: str = "mean",
+    token: str = "cls",
+    expand: int | None = None,
     head_std: float = 0.02,
     mixup: float = 0.0,
     cutmix: float = 0.0,
@@ -33,26 +37,32 @@ def make_classify_distill(
     Labels are mixed and smoothed; the teacher sees the mixed images. Predictions average both heads' logits.
 
     Args:
-      encoder: a ViT with CLS, which plays the distillation token; its final norm gives way to those of the heads.
+      encoder: a ViT with CLS; its final norm gives way to those of the heads.
       teacher: a classifier, images -> logits [B,C]; its weights are state.frozen["teacher"]. None where nothing but
         `predict` is asked for.
       classes: C.
       target: "hard" (cross-entropy against the teacher's largest logit) or "soft" (KL at the temperature).
       alpha: share of the distillation.
       temperature: τ of "soft".
+      pool: "mean" over patches or "cls", for the main head.
+      token: what the distillation head reads: "cls" plays the distillation token (MAE-Lite), or it has its "own".
+      expand: width of a layer between encoder and heads (TinyMIM*: 1280); None for none.
       head_std, mixup, cutmix, smoothing, group: as in `make_classify`.
 
     Raises:
-      InputError: an unknown target, a share outside [0, 1], a temperature that is not positive, and as `make_classify`.
+      InputError: an unknown target or token, a share outside [0, 1], a temperature that is not positive, a token of
+        its own for another encoder than a plain ViT, and as `make_classify`.
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
+    if token not in TOKENS:
+        raise unknown("token", token, TOKENS)
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha={alpha} is outside [0, 1]")
     if temperature <= 0:
         raise InputError(f"temperature={temperature} is not above 0")
     check_targets(smoothing, group)
-    model = distilled_classifier(encoder, classes, head_std)
+    model = distilled_classifier(encoder, classes, pool, head_std, token == "own", expand)
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
         student_rng, teacher_rng = jax.random.split(rng)

@@ -15,7 +15,7 @@ from lvit_jax.types import Tree
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 TRUST = 0.001  # of LARS
-STEM = r".*/(cls_token|mask_token|pos_embed|patch_(embed|norm)/.*)"
+STEM = r".*/(cls_token|dist_token|mask_token|pos_embed|patch_(embed|norm)/.*)"
 
 
 class EmaState(NamedTuple):

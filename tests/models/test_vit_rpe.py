@@ -16,6 +16,7 @@ from lvit_jax.models.heads import classifier
 from lvit_jax.models.initial import from_scratch
 from lvit_jax.models.relative import relative_index, resample_bias, table_rows
 from lvit_jax.models.vit_rpe import vit_rpe
+from lvit_jax.training.optim import decay_mask, layer_scales
 from lvit_jax.tree import flatten
 
 SIZES = {"width": 32, "depth": 2, "heads": 4, "patch_size": 4, "dtype": "float32"}
@@ -147,7 +148,8 @@ def test_larger_grids_are_timms_geometric_interpolation(source, target, monkeypa
     table = random_table(source)
     theirs = pos_embed_rel.resize_rel_pos_bias_table(torch.tensor(table), target, (table_rows(target), 3), source)
     # Its bisection stops within 1e-6 of the ratio, which moves the outermost place by some 1e-4.
-    np.testing.assert_allclose(resample_bias(table, target, source), theirs, atol=1e-4 * np.abs(table).max())
+    ours, most = resample_bias(table, target, source), np.abs(table).max()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * most)
 
 
 @pytest.mark.parametrize("source, target", [((5, 4), (9, 6)), ((4, 4), (4, 7)), ((6, 5), (4, 5))])
@@ -187,6 +189,19 @@ def test_initial_weights_are_those_of_the_recipe():
             assert not np.any(leaf), name
         elif "gamma" in name:
             np.testing.assert_allclose(leaf, 0.1)
+
+
+def test_tables_decay_and_learn_at_the_rate_of_their_block():
+    """Recipes 5.2: the table of block i has id i+1, as the block; two axes, so that weight decay applies."""
+    model = vit_rpe("vit_micro_rpe", **SIZES, shared_table=False)
+    params = {"encoder": jax.eval_shape(model.init, jax.random.key(0), images())["params"]}
+    scales, decays = flatten(layer_scales(params, 0.5, 2)), flatten(decay_mask(params, ("encoder/pos_embed",)))
+    for i in range(2):
+        attention = f"encoder/block_{i}/attn"
+        table = f"{attention}/relative_position_bias_table"
+        assert scales[table] == scales[f"{attention}/q_bias"] == 0.5 ** (3 - (i + 1)) and decays[table]
+        assert not decays[f"{attention}/q_bias"] and not decays[f"{attention}/v_bias"]
+    assert scales["encoder/pos_embed"] == 0.5**3 and not decays["encoder/pos_embed"]
 
 
 def test_remat_changes_no_value():

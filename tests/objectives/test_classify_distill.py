@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from common import assert_grads_close, images, small, start, value_and_grad
-from torch_reference import encode, gradients, linear, norm, tensors
+from torch_reference import block, encode, gradients, linear, norm, positions, tensors
 
 from lvit_jax.errors import InputError
 from lvit_jax.models.heads import classifier
@@ -15,6 +15,7 @@ from lvit_jax.models.regnet import regnet
 from lvit_jax.objectives.classify_distill import make_classify_distill
 from lvit_jax.objectives.losses import hard_distillation, soft_distillation
 from lvit_jax.objectives.mixing import mix, soft_labels
+from lvit_jax.training.optim import layer_id
 from lvit_jax.tree import flatten
 
 BATCH = {"image": images(batch=5), "label": jnp.array([3, 1, 0, 6, 3])}
@@ -111,9 +112,44 @@ def test_losses_equal_pytorch_where_logits_are_large():
     assert float(soft_distillation(theirs, theirs, 2.0)) == pytest.approx(0, abs=1e-6)
 
 
+def test_a_token_of_its_own_and_a_layer_before_the_heads_equal_pytorch():
+    """TinyMIM*: [CLS, distillation token, patches]; LN, Linear, GELU; the heads are plain Linears on CLS and token."""
+    options = {"pool": "cls", "token": "own", "expand": 20, "target": "soft", "temperature": 2.0, "alpha": 0.4}
+    objective = make_classify_distill(small(), classifier(small(**TEACHER), 7), classes=7, **options)
+    params, state = start(objective, BATCH)
+    (loss, _), grads = value_and_grad(objective, params, state, BATCH, RNG)
+
+    weights, pixels = tensors(params), torch.tensor(np.asarray(BATCH["image"]))
+    p = weights["encoder"]
+    kernel = p["patch_embed"]["kernel"].permute(3, 2, 0, 1)
+    x = F.conv2d(pixels.permute(0, 3, 1, 2), kernel, p["patch_embed"]["bias"], stride=4).flatten(2).transpose(1, 2)
+    prefix = torch.cat([p["cls_token"], p["dist_token"]], 1).expand(5, -1, -1)  # MAE's position of CLS is zero
+    x = torch.cat([prefix, x + positions(32, (4, 6))[1:]], 1)
+    for i in range(3):
+        x = block(p[f"block_{i}"], x, heads=4)[0]
+    x = F.gelu(linear(weights["neck"]["fc"], norm(weights["neck"]["norm"], x)))
+    main, dist = linear(weights["head"]["fc"], x[:, 0]), linear(weights["dist_head"]["fc"], x[:, 1])
+    with torch.no_grad():
+        theirs = tensors(state.frozen["teacher"])
+        answers = logits_of(theirs["head"], encode(theirs["encoder"], pixels, None, heads=3).tokens, "mean")
+    pair = (F.log_softmax(logits / 2.0, dim=1) for logits in (dist, answers))
+    distill = F.kl_div(*pair, reduction="sum", log_target=True) * 4.0 / dist.numel()
+    expected = 0.6 * F.cross_entropy(main, torch.tensor(np.asarray(BATCH["label"]), dtype=torch.long)) + 0.4 * distill
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-4)
+    assert_grads_close(grads, gradients(expected, weights))
+    assert layer_id("encoder/dist_token", 3) == 0 and layer_id("neck/fc/kernel", 3) == 4
+
+
+def test_a_token_of_its_own_wants_a_plain_vit():
+    with pytest.raises(InputError, match="is for plain ViTs; nearest: token='cls'"):
+        make_classify_distill(regnet("regnety_002"), classifier(small(), 7), classes=7, token="own")
+
+
 @pytest.mark.parametrize(
     "kwargs, message",
     [
+        ({"token": "owns"}, "did you mean 'own'"),
+        ({"pool": "means"}, "did you mean 'mean'"),
         ({"target": "heard"}, "did you mean 'hard'"),
         ({"alpha": 1.5}, "alpha=1.5"),
         ({"temperature": 0.0}, "temperature=0.0"),
@@ -128,5 +164,5 @@ def test_bad_arguments_are_named(kwargs, message):
 
 def test_a_student_without_cls_is_refused():
     objective = make_classify_distill(regnet("regnety_002", dtype="float32"), classifier(small(), 7), classes=7)
-    with pytest.raises(InputError, match="pool='cls', but this encoder has no CLS token"):
+    with pytest.raises(InputError, match="pool='dist', but this encoder has no CLS token"):
         jax.eval_shape(objective.init, RNG, BATCH)
