@@ -155,7 +155,8 @@ def tinymim() -> ConfigDict:
         "mask_ratio": 0.0,
     }
     with config.model.unlocked():  # fields that only this recipe has
-        config.model.last_heads = 16  # MAE-Large's
+        config.model.last_heads = placeholder(int)
+        config.model.last_heads = 16  # MAE-Large's; None: as the other blocks
         config.model.drop_path_shape = "constant"
     config.model.drop_path = 0.1
     config.data.update({"recipe": "tinymim", "crop_scale": (0.2, 1.0), "interpolation": "bicubic"})

@@ -168,3 +168,18 @@ def test_every_size_builds(name):
 def test_errors_name_the_value_and_the_nearest(act, message):
     with pytest.raises(InputError, match=message):
         act()
+
+
+def test_a_last_block_may_have_other_heads(params):
+    """TinyMIM's students: the weights are the same, only their partition into heads in the last block changes."""
+    usual, other = (jax.jit(small(last_heads=heads).apply)(params, images()).blocks for heads in (None, 8))
+    assert [block.q.shape[3:] for block in other] == [(4, 8), (8, 4)]
+    np.testing.assert_array_equal(usual[0].x, other[0].x)
+    np.testing.assert_array_equal(usual[1].q.reshape(2, 7, 32), other[1].q.reshape(2, 7, 32))
+    assert np.abs(usual[1].attn - other[1].attn).max() > 1e-3
+
+
+@pytest.mark.parametrize(("shape", "rates"), [("linear", [0.0, 0.1, 0.2, 0.3]), ("constant", [0.3, 0.3, 0.3, 0.0])])
+def test_drop_path_reaches_the_blocks_it_should(params, shape, rates):
+    model = small(depth=4, drop_path=0.3, drop_path_shape=shape).bind(params)
+    np.testing.assert_allclose([getattr(model, f"block_{i}").drop_path for i in range(4)], rates)
