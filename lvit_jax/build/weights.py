@@ -137,7 +137,8 @@ def check_model(config: Config, record: Config) -> None:
     layouts = [getattr(model, "positions", None) for model in (there, here)]
     if layouts[0] != layouts[1] and set(layouts) <= set(FIXED):
         raise InputError(
-            f"{source} has positions {layouts[0]!r}; set --config.model.positions={layouts[0]}, or learned"
+            f"{source} has positions {layouts[0]!r} and this model {layouts[1]!r}; "
+            f"set --config.model.positions={layouts[0]}, or learned"
         )
 
 

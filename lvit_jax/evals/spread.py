@@ -12,13 +12,15 @@ from lvit_jax.types import Batch, Objective, TrainState, Tree
 def make_spread(objective: Objective) -> Callable[[Tree, TrainState, Iterable[Batch]], dict[str, float]]:
     """(params, state, batches) -> {'feature_std'}: 0 where all images have one feature, 1 where they fill the sphere.
 
-    It is the standard deviation over the images of predict's "features" [B,D], scaled to length 1, averaged over D and
+    It is the standard deviation over the images of predict's "features" [B,D] (of its "projection", what a contrastive
+    loss compares, where it has one: tokens share a mean that hides it), scaled to length 1, averaged over D and
     multiplied by √D. Batches carry `mask`: 1 for an example, 0 for padding.
     """
 
     @jax.jit
     def moments(params: Tree, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        features = objective.predict(params, state, batch)["features"].astype(jnp.float32)
+        out = objective.predict(params, state, batch)
+        features = out["projection" if "projection" in out else "features"].astype(jnp.float32)
         unit = features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
         rows = unit * batch["mask"][:, None]
         return rows.sum(axis=0), jnp.square(rows).sum(axis=0), batch["mask"].sum()

@@ -24,6 +24,13 @@ def test_spread_is_that_of_numpy_and_padding_does_not_count():
     assert measured == pytest.approx(unit.std(axis=0).mean() * 12**0.5, rel=1e-4)
 
 
+def test_what_a_contrastive_loss_compares_is_measured_where_there_is_one():
+    both = Objective(None, None, lambda p, s, b: {"features": 0 * b["image"] + 1, "projection": b["image"]})
+    features = np.random.default_rng(0).normal(0, 1, (16, 12)).astype(np.float32)
+    measured = (make_spread(objective)({}, None, batches(features, 8)) for objective in (both, OBJECTIVE))
+    assert next(measured) == next(measured)
+
+
 def test_collapse_is_zero_and_noise_is_one():
     rng = np.random.default_rng(1)
     one = np.repeat(rng.normal(size=(1, 64)).astype(np.float32), 20, axis=0)

@@ -249,12 +249,19 @@ class Stop(Exception):
     """What kills a run in these tests."""
 
 
-def dying(batches, last):
-    """Batches of a pipeline that dies when asked for batch `last`."""
-    yield from batches[:last]
-    raise Stop
+def served(batches, last=None):
+    """step -> the stored batches over and over; a pipeline that dies when asked for batch `last`."""
+
+    def serve(step):
+        for number in itertools.count(step):
+            if number == last:
+                raise Stop
+            yield batches[number % len(batches)]
+
+    return serve
 
 
+STEPS_OF_DEMO = 140
 CHANCE = 4 * T * math.log(64)  # two sums of 2T·ln(keys): nothing known of which of the 64 keys is the own one
 
 
@@ -268,11 +275,11 @@ def demo(tmp_path_factory):
         "objective.hidden": 64,
         "objective.dim": 32,
         "optim.warmup_epochs": 0.5,
-        "optim.blr": 1e-2,
-        "train.steps": 60,
+        "optim.blr": 2e-2,
+        "train.steps": STEPS_OF_DEMO,
         "train.batch_size": 64,
         "train.accumulate": 1,
-        "checkpoint.every_steps": 25,
+        "checkpoint.every_steps": 50,
         "log.every_steps": 1,
     }
     return [f"--config.{key}={value}" for key, value in fields.items()]
@@ -291,17 +298,17 @@ def whole(demo, tmp_path_factory):
     """A run that was never stopped: its workdir, last state and batches."""
     workdir = tmp_path_factory.mktemp("moco")
     run = make_run("demo/moco", workdir, demo)
-    batches = list(itertools.islice(run.batches(0), run.steps))
-    state = fit(run._replace(batches=lambda step: iter(batches[step:])))
+    batches = list(itertools.islice(run.batches(0), 40))
+    state = fit(run._replace(batches=served(batches)))
     return workdir, state, batches
 
 
 def test_the_demo_learns_and_does_not_collapse(whole):
     records = [record for record in read_metrics(whole[0]) if "loss" in record]
-    assert len(records) == 60
+    assert len(records) == STEPS_OF_DEMO
     assert np.mean([record["loss"] for record in records[-10:]]) < 0.9 * CHANCE
     spread = [value for record in read_metrics(whole[0]) for key, value in record.items() if "feature_std" in key]
-    assert spread[-1] > 0.3
+    assert spread[-1] > 0.5  # 0 where all images have one projection, 1 where they fill the sphere
 
 
 def assert_same(a, b):
@@ -315,11 +322,11 @@ def test_killed_and_resumed_equals_never_stopped(demo, whole, tmp_path):
     """Which is also the same seed twice: the slow copies and the statistics come back with the rest."""
     run = make_run("demo/moco", tmp_path, demo)
     with pytest.raises(Stop):
-        fit(run._replace(batches=lambda step: dying(whole[2], 31)))
-    assert steps(tmp_path) == [25]
-    resumed = fit(run._replace(batches=lambda step: iter(whole[2][step:])))
+        fit(run._replace(batches=served(whole[2], last=70)))
+    assert steps(tmp_path) == [50]
+    resumed = fit(run._replace(batches=served(whole[2])))
     assert_same(resumed, whole[1])
-    assert int(resumed.extra["updates"]) == 60
+    assert int(resumed.extra["updates"]) == STEPS_OF_DEMO
 
 
 def test_the_batches_of_a_seed_are_equal_bit_by_bit(demo, whole, tmp_path):
@@ -341,7 +348,12 @@ def test_fine_tuning_starts_from_the_run(demo, whole, tmp_path):
 
 def test_another_fixed_layout_is_refused(demo, whole, tmp_path):
     sizes = [field for field in demo if ".model." in field or "data_dir" in field]
-    fields = [*sizes, f"--config.init.encoder={whole[0]}", "--config.model.positions=sincos"]
+    fields = [
+        *sizes,
+        f"--config.init.encoder={whole[0]}",
+        "--config.model.positions=sincos",
+        "--config.optim.no_decay=()",
+    ]
     with pytest.raises(InputError, match="has positions 'sincos_moco' and this model 'sincos'; set"):
         make_run("demo/finetune", tmp_path, fields)
 

@@ -253,7 +253,7 @@ def test_decay_of_everything_is_torchs_adamw_without_groups():
     for name, value in flatten(mine).items():
         np.testing.assert_allclose(value, theirs[name], rtol=1e-5, atol=1e-6, err_msg=name)
     still = flatten(decay_mask(params, frozen=("encoder/patch_embed/.*",), decay_all=True))
-    assert [name for name, decays in still.items() if not decays] == ["encoder/patch_embed/kernel"]
+    assert {name for name, decays in still.items() if not decays} == {n for n in still if "patch_embed" in n}
 
 
 def test_lars_is_mocos():
