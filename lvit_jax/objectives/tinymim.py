@@ -61,7 +61,7 @@ def make_tinymim(
 
     Raises:
       InputError: an unknown target or view, a block the teacher lacks, heads that differ or do not fit, models on
-        different patches, a mask ratio that leaves nothing.
+        different patches, a mask ratio that leaves nothing; from `init` also: a batch without two views.
     """
     names = tuple(views)
     _check(encoder, teacher, target, names, teacher_layer)
@@ -78,6 +78,7 @@ def make_tinymim(
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
         student_rng, teacher_rng, projection_rng = jax.random.split(rng, 3)
+        _check_views(batch["image"].shape)
         images = batch["image"][:1, 0]
         _check_mask(mask_ratio, images, encoder.patch_size)
         params = _init_student(model, student_rng, images)
@@ -188,6 +189,12 @@ def _check_heads(student: ViT, wanted: int, layer: int) -> None:
         f"block {layer} of the teacher has {wanted} heads and the student's last block {last}; "
         f"set --config.model.last_heads={wanted}"
     )
+
+
+def _check_views(shape: tuple[int, ...]) -> None:
+    if len(shape) != 5 or shape[1] != 2:
+        views = shape[1] if len(shape) == 5 else 1
+        raise InputError(f"tinymim takes 2 views of an image, the data give {views}; set --config.data.recipe=tinymim")
 
 
 def _check_mask(ratio: float, images: jax.Array, patch_size: int) -> None:

@@ -214,6 +214,11 @@ def test_a_teacher_with_another_last_block_is_read_with_its_heads():
         make_tinymim(student(last_heads=4), teacher(heads=4, last_heads=8), teacher_layer=4)
 
 
+def refuses_one_view():
+    objective = make_tinymim(student(), teacher(), teacher_layer=3)
+    jax.eval_shape(objective.init, RNG, {"image": images()})
+
+
 def refuses_mask():
     objective = make_tinymim(student(), teacher(), teacher_layer=3, mask_ratio=0.97)
     jax.eval_shape(objective.init, RNG, BATCH)
@@ -239,6 +244,7 @@ def refuses_mask():
         (lambda: make_tinymim(student(patch_size=8), teacher(), teacher_layer=3), "patch_size"),
         (lambda: make_tinymim(student(), teacher(), teacher_layer=3, mask_ratio=1.0), "mask_ratio=1.0"),
         (lambda: make_tinymim(student(), teacher(), teacher_layer=3, norm_pix=True), "belong together"),
+        (refuses_one_view, "takes 2 views of an image, the data give 1; set --config.data.recipe=tinymim"),
         (refuses_mask, "mask_ratio=0.97 leaves none of the 24 patches; at most 0.958 leaves one"),
     ],
 )
