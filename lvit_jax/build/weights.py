@@ -104,7 +104,6 @@ def grid_of(model: Config) -> tuple[int, int]:
 
 def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
     """Position embeddings of the source's grid -> the target's."""
-
     return lambda table, shape: np.asarray(resample(table, grid_of(target), grid_of(source)))
 
 
