@@ -41,7 +41,8 @@ def make_moco(
       momentum: m₀, of the first step; rises to 1 by half a cosine.
 
     Raises:
-      InputError: no steps, a width or temperature that is not positive, a momentum outside [0, 1].
+      InputError: no steps, a width or temperature that is not positive, a momentum outside [0, 1]; from `init`,
+        batches that are no pairs of views.
     """
     _check(steps, hidden, dim, temperature, momentum)
     encoder = encoder.clone(final_norm=True)
@@ -57,6 +58,8 @@ def make_moco(
         return features(params, views.reshape(-1, *views.shape[2:]), rng).reshape(*views.shape[:2], -1)
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
+        if batch["image"].ndim != 5 or batch["image"].shape[1] != 2:
+            raise InputError("moco compares two views of each image; set --config.data.recipe=moco")
         return _variables(rng, batch["image"][:1, 0], encoder, project, predict_key)
 
     def loss(params: Tree, state: TrainState, batch: Batch, rng: jax.Array):

@@ -215,6 +215,11 @@ def test_bad_arguments_are_named(fields, message):
         make_moco(small(), **{"steps": 5} | fields)
 
 
+def test_a_recipe_of_one_view_is_refused(moco):
+    with pytest.raises(InputError, match=r"data\.recipe=moco"):
+        moco.init(jax.random.key(0), {"image": VIEWS["image"][:, 0]})
+
+
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory):
     """What `moco_devices.py` computes on one and on four devices."""
