@@ -13,5 +13,5 @@ def get_config():
     config.objective = common.simmim_d2(decode_stage=1, teacher_layer=4)
     config.objective.update(masking)
     config.init.demo_teacher = "configs/demo/simmim_swin.py"
-    config.train.epochs = 10.0
+    config.train.epochs = 20.0
     return config

@@ -1,4 +1,4 @@
-"""`lvit train` with the demo of SimMIM: it learns, and its encoder fine-tunes."""
+"""`lvit train` with the demos of SimMIM on ViT and Swin: they learn, and their encoders go on to D² and fine-tuning."""
 
 import json
 
@@ -9,8 +9,11 @@ from lvit_jax.bin import train
 from lvit_jax.bin.flags import load_config
 from lvit_jax.build.data import load_data
 from lvit_jax.data.pipeline import eval_batches
+from lvit_jax.errors import InputError
 from lvit_jax.training.checkpoint import load_params
 from lvit_jax.tree import flatten
+
+SHORT = ["--config.train.steps=2", "--config.train.batch_size=16", "--config.optim.warmup_epochs=0.0"]
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +23,75 @@ def run(tmp_path_factory):
     return workdir
 
 
-def test_the_demo_predicts_better_than_the_best_constant_image(run):
-    data = load_data(load_config("demo/simmim").to_dict())
+def loss_and_best_constant(run, name):
+    """The run's last loss on the validation images, and that of the median of each pixel: L1's best constant image."""
+    data = load_data(load_config(name).to_dict())
     batches = list(eval_batches(data.val, data.transform, batch_size=64)())
     pixels = np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
-    constant = np.abs(pixels - np.median(pixels, axis=0)).mean()  # the median of each pixel is L1's best constant
     lines = [json.loads(line) for path in (run / "metrics").glob("*.jsonl") for line in path.open()]
-    assert next(line["val/loss"] for line in lines if "val/loss" in line) < constant
+    losses = [line["val/loss"] for line in lines if "val/loss" in line]
+    return losses[-1], np.abs(pixels - np.median(pixels, axis=0)).mean()
+
+
+def test_the_demo_predicts_better_than_the_best_constant_image(run):
+    loss, constant = loss_and_best_constant(run, "demo/simmim")
+    assert loss < constant
+
+
+@pytest.mark.slow
+def test_the_demos_on_swin_predict_better_than_the_best_constant_image(tmp_path):
+    train.main(["--config=demo/simmim_d2", f"--workdir={tmp_path}/d2"])
+    for workdir in (tmp_path / "d2", tmp_path / "d2/teacher"):
+        loss, constant = loss_and_best_constant(workdir, "demo/simmim_swin")
+        assert loss < constant
 
 
 def test_the_encoder_fine_tunes_without_its_mask_token(run, tmp_path):
     assert "encoder/mask_token" in flatten(load_params(run))
-    short = ["--config.train.steps=2", "--config.optim.warmup_epochs=0.0"]
-    train.main(["--config=demo/finetune", f"--workdir={tmp_path}/ft", f"--config.init.encoder={run}", *short])
+    train.main(["--config=demo/finetune", f"--workdir={tmp_path}/ft", f"--config.init.encoder={run}", *SHORT])
     assert "encoder/mask_token" not in flatten(load_params(tmp_path / "ft"))
+
+
+@pytest.fixture(scope="module")
+def swin(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "swin"
+    train.main(["--config=demo/simmim_swin", f"--workdir={workdir}", *SHORT, "--config.model.depths=(1,1)"])
+    return workdir
+
+
+def test_d2_on_swin_learns_from_a_run_and_leaves_it_alone(swin, tmp_path):
+    config = [f"--config.init.teacher={swin}", "--config.objective.teacher_layer=2"]
+    config += ["--config.model.width=16", "--config.model.depths=(1,1)", "--config.model.heads=(2,2)"]
+    train.main(["--config=demo/simmim_d2", f"--workdir={tmp_path}/d2", *SHORT, *config])
+    params = flatten(load_params(tmp_path / "d2"))
+    assert {name.split("/")[0] for name in params} == {"encoder", "decoder", "adapters"}
+    assert params["adapters/pair_0/kernel"].shape == (2, 4)  # the student's heads to the teacher's
+
+
+def test_a_swin_fine_tunes_from_its_pre_training(swin, tmp_path):
+    model = ["name=swin_micro", "image_size=8", "patch_size=1", "channels=1", "dtype=float32", "depths=(1,1)"]
+    data = ["source=digits", "statistics=digits", "randaugment=None", "resample=fast"]
+    fields = [f"--config.model.{field}" for field in model] + [f"--config.data.{field}" for field in data]
+    workdir = tmp_path / "ft"
+    fields += ["--config.log.tensorboard=False", f"--config.init.encoder={swin}"]
+    train.main(["--config=finetune/swin_tiny", f"--workdir={workdir}", *SHORT, "--config.eval.batch_size=64", *fields])
+    before, after = flatten(load_params(swin)), flatten(load_params(workdir))
+    assert "encoder/norm/scale" in before and "encoder/norm/scale" not in after and "head/norm/scale" in after
+    assert np.abs(after["encoder/merge_0/kernel"] - before["encoder/merge_0/kernel"]).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["--config.objective.mask_ratio=1.0"], ["mask_ratio=1.0"]),
+        (["--config.objective.mask_unit=8"], ["masks all 1 units", "below 8"]),
+        (["--config.model.image_size=12", "--config.model.window=5"], ["12x12", "windows of 5", "nearest"]),
+        (["--config.model.heads=(3,4)"], ["width 32", "3 heads", "nearest"]),
+        (["--config.objective.head=linaer"], ["did you mean 'linear'"]),
+    ],
+)
+def test_refused_before_the_first_compile(tmp_path, overrides, words):
+    with pytest.raises(InputError) as error:
+        train.main(["--config=demo/simmim_swin", f"--workdir={tmp_path}/run", *SHORT, *overrides])
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
