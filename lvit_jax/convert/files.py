@@ -202,8 +202,8 @@ def write_safetensors(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     save_file(dict(weights), path, metadata={"format": "pt"})
 
 
-def write_pickle(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> None:
-    """{'model': {name: tensor}} as facebookresearch/mae's and MAE-Lite's own files, plus plain settings."""
+def write_pickle(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str, Any], key: str = "model") -> None:
+    """{key: {name: tensor}} ('model' in facebookresearch/mae's and MAE-Lite's own files), plus plain settings."""
     import torch
 
-    torch.save({"model": {name: torch.from_numpy(array) for name, array in weights.items()}, **notes}, path)
+    torch.save({key: {name: torch.from_numpy(array) for name, array in weights.items()}, **notes}, path)

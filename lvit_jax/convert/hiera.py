@@ -10,17 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lvit_jax.convert.arch import NORM_EPS
 from lvit_jax.convert.names import Row, move_to_jax, move_to_torch
 from lvit_jax.errors import InputError
 from lvit_jax.models import ENCODERS
-from lvit_jax.models.heads import classifier
-from lvit_jax.models.hiera import hiera
-from lvit_jax.models.mim import masked_autoencoder
 from lvit_jax.tree import flatten, unflatten
 
 # (jax module, name in the layout 'hiera', name in 'hf', kind)
@@ -66,6 +61,22 @@ class HieraArch(NamedTuple):
     norm_eps: float = NORM_EPS
     decoder: dict[str, int] | None = None  # width, depth, heads
     classes: int | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of mask units."""
+        unit = self.patch_stride * self.mask_unit
+        return self.image_size[0] // unit, self.image_size[1] // unit
+
+    @property
+    def heads(self) -> int:
+        """Of the last stage."""
+        return self.first_heads * 2 ** (len(self.depths) - 1)
+
+    @property
+    def pool(self) -> str | None:
+        """The classifier's pooling, as a plain ViT's Arch has it."""
+        return "mean" if self.classes else None
 
 
 def find(names: Iterable[str]) -> tuple[str | None, dict[str, str]]:
@@ -218,14 +229,21 @@ def _leaves(jax_name: str, torch: str, kind: str) -> list[Row]:
     ]
 
 
-def model_of(arch: HieraArch) -> Any:
-    """The classifier or masked autoencoder of these sizes, in float32; its mask ratio is the reference's."""
+def model_of(arch: HieraArch, mask_ratio: float = 0.5) -> Any:
+    """The classifier or masked autoencoder of these sizes, in float32."""
+    from lvit_jax.models.heads import classifier  # jax: seconds, which a wrong file name need not cost
+    from lvit_jax.models.hiera import hiera
+    from lvit_jax.models.mim import masked_autoencoder
+
     encoder = hiera(**{key: value for key, value in section(arch).items() if key != "image_size"})
-    return masked_autoencoder(encoder, arch.decoder, MASK_RATIO) if arch.decoder else classifier(encoder, arch.classes)
+    return masked_autoencoder(encoder, arch.decoder, mask_ratio) if arch.decoder else classifier(encoder, arch.classes)
 
 
 def shapes(arch: HieraArch) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter, by its jax name."""
+    import jax
+    import jax.numpy as jnp
+
     model, images = model_of(arch), jnp.zeros((1, *arch.image_size, arch.channels))
     given = (images, model.noise(jax.random.key(0), images)) if arch.decoder else (images,)
     abstract = jax.eval_shape(model.init, jax.random.key(0), *given)["params"]

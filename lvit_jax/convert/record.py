@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from lvit_jax.convert import hiera_export
 from lvit_jax.convert.arch import NORM_EPS, Arch
+from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.errors import InputError
 from lvit_jax.models import DECODERS, ENCODERS
 
@@ -14,7 +16,7 @@ CROP = 0.875  # share of the resized image that an evaluation looks at (MAE, MAE
 DECODE_FROM = 8  # of D²-MAE, where a config does not say it
 
 
-def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool) -> Arch:
+def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool) -> Arch | HieraArch:
     """What a run or an import holds, from its parameters and, where shapes do not tell, from its config.
 
     Args:
@@ -27,6 +29,8 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
       InputError: a decoder was asked for and there is none.
     """
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
+    if ENCODERS[model["name"]][0] == "hiera":
+        return hiera_export.arch_of(record, params, decoder)
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
     depth = sum(name.startswith("block_") for name in encoder)
     if decoder and "decoder" not in params:
