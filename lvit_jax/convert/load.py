@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lvit_jax.convert import files, hiera
+from lvit_jax.convert import files, hiera, hiera_names
 from lvit_jax.convert.arch import Arch, infer
 from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.convert.names import normalise
@@ -42,7 +42,7 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     """
     weights, stated = files.read(path)
     where = Path(path).name
-    layout, names = hiera.find(weights)
+    layout, names = hiera_names.find(weights)
     if layout:
         return _load_hiera(weights, layout, names, _merge(stated, said, where), where)
     layout, names = normalise(weights)

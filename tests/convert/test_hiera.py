@@ -10,10 +10,10 @@ from make import imported
 
 from lvit_jax.bin.export_torch import main as export_torch
 from lvit_jax.build.parts import encoder
+from lvit_jax.build.trained import load_trained
 from lvit_jax.convert import hiera
 from lvit_jax.convert.load import load
 from lvit_jax.errors import InputError
-from lvit_jax.models.heads import classifier
 from lvit_jax.models.mim import masked_autoencoder
 from lvit_jax.training.checkpoint import load_params
 from lvit_jax.training.record import read_record
@@ -82,10 +82,10 @@ def test_official_classifier_equals_timm(tmp_path):
     out = imported(tmp_path / "hiera.pth", tmp_path / "ours", "--heads=8")
     config = read_record(out)["config"]
     assert config["model"]["q_pool"] == 3 and config["model"]["depths"] == [1, 1, 2, 1]
-    ours = classifier(encoder(config["model"]), config["objective"]["classes"])
+    trained = load_trained(out)
     with torch.no_grad():
         theirs = model(PIXELS).numpy()
-    logits = jax.jit(ours.apply)({"params": load_params(out)}, IMAGES)
+    logits = jax.jit(trained.objective.predict)(trained.params, trained.state, {"image": IMAGES})["logits"]
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
     made = load(tmp_path / "hiera.pth", {"heads": 8})
     for name, array in hiera.to_torch(made.params, made.arch, "hiera").items():
