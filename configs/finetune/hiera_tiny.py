@@ -9,12 +9,8 @@ from lvit_jax.configs import common
 
 
 def get_config():
-    return adapt(common.finetune())
-
-
-def adapt(config):
-    """A fine-tuning config for Hiera: three poolings (the third is new and has no parameters), no CLS token."""
-    config.model = common.hiera("hiera_tiny46", q_pool=3)
+    config = common.finetune()
+    config.model = common.hiera("hiera_tiny46", q_pool=3)  # the third pooling is new; it has no parameters
     config.objective.head_std = 2e-5  # Hiera draws 0.02 and scales by 0.001
     config.optim.no_decay = ("encoder/pos_embed",)
     config.init.fresh = ("head/.*",)

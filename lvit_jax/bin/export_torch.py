@@ -6,6 +6,9 @@
 --to=mae    one file in the layout of facebookresearch/mae and MAE-Lite (.pth where PyTorch is installed)
 --to=hf     a folder for transformers' ViTMAEForPreTraining; ViTForImageClassification for a classifier on CLS
 
+A Hiera goes --to=mae, which then is the layout of facebookresearch/hiera, or --to=hf, a folder for transformers'
+HieraForPreTraining or HieraForImageClassification; a pre-trained one always goes with its decoder.
+
 The written files are read back and must give the same outputs as the JAX model on a fixed batch. A D²-MAE run gives
 blocks 1 to 12; with its decoder (always for hf, --decoder for mae) it is a masked autoencoder of 8 blocks.
 """
@@ -90,7 +93,8 @@ def _export(args: argparse.Namespace, params: Mapping, arch: "Arch", record: Map
     finally:
         shutil.rmtree(part, ignore_errors=True)
     if args.to == "mae" and not pickled:
-        print("PyTorch is not installed: wrote mae.safetensors in place of mae.pth")
+        name = next(out.glob("*.safetensors")).stem
+        print(f"PyTorch is not installed: wrote {name}.safetensors in place of {name}.pth")
     return {"out": str(out), "format": args.to, **figures, "notes": "; ".join(notes)}
 
 

@@ -1,10 +1,12 @@
-"""Reads PyTorch weights of a plain ViT into a folder that runs start from and that can be evaluated or exported.
+"""Reads PyTorch weights of a plain ViT or a Hiera into a folder that runs start from, and that can be exported.
 
   lvit import_torch --file=mae_vit_base.pth --heads=12 --out=weights/mae_base
+  lvit import_torch --file=mae_hiera_base_224.pth --out=weights/mae_hiera_base
 
-Reads .pth and .pth.tar (facebookresearch/mae, MAE-Lite, timm), .safetensors, and folders of transformers (ViTMAE,
-ViT) and timm. Sizes come from the shapes; the number of attention heads does not show in them, so --heads is needed
-where no config.json states it.
+Reads .pth and .pth.tar (facebookresearch/mae, MAE-Lite, timm, facebookresearch/hiera), .safetensors, and folders of
+transformers (ViTMAE, ViT, Hiera) and timm. Sizes come from the shapes; the number of attention heads does not show in
+them, so --heads is needed where no config.json states it (of a Hiera only where its width is no official one: the last
+stage's).
 """
 
 import argparse

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvit_jax.convert.arch import Arch
+from lvit_jax.convert.hiera import HieraArch
 
 POSITIONS = {"sincos": "fixed sin-cos", "sincos_moco": "fixed sin-cos, row first (MoCo-v3)", "learned": "learned"}
 
@@ -31,19 +32,31 @@ _PICKLE = """import torch
 weights = torch.load("{folder}/mae.pth", weights_only=True)["model"]  # for load_state_dict of facebookresearch/mae
 print(len(weights), sum(tensor.numel() for tensor in weights.values()))
 """
+_HIERA = """import torch
+
+weights = torch.load("{folder}/hiera.pth", weights_only=True)["model_state"]  # names of facebookresearch/hiera
+print(len(weights), sum(tensor.numel() for tensor in weights.values()))
+"""
+_HIERA_SAFE = """from safetensors.numpy import load_file
+
+weights = load_file("{folder}/hiera.safetensors")  # names and shapes of facebookresearch/hiera
+print(len(weights), sum(array.size for array in weights.values()))
+"""
 
 
-def snippet(to: str, arch: Arch, folder: str, pickled: bool) -> str:
+def snippet(to: str, arch: Arch | HieraArch, folder: str, pickled: bool) -> str:
     """Python that loads the export from `folder` and prints something of it."""
-    template = {"timm": _TIMM, "hf": _HF, "mae": _PICKLE if pickled else _SAFE}[to]
-    kind = "ViTForImageClassification" if arch.pool else "ViTMAEForPreTraining"
+    files, kinds = (_SAFE, _PICKLE), ("ViTMAEForPreTraining", "ViTForImageClassification")
+    if isinstance(arch, HieraArch):
+        files, kinds = (_HIERA_SAFE, _HIERA), ("HieraForPreTraining", "HieraForImageClassification")
+    template, kind = {"timm": _TIMM, "hf": _HF, "mae": files[pickled]}[to], kinds[bool(arch.pool)]
     h, w = arch.image_size
     return template.format(folder=folder, kind=kind, c=arch.channels, h=h, w=w)
 
 
 def card(
     to: str,
-    arch: Arch,
+    arch: Arch | HieraArch,
     data: Mapping[str, Any],
     lineage: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
@@ -64,7 +77,12 @@ def card(
     head = ["---", f"license: {licence or 'unknown'}", f"tags: [{task}, vision, lvit_jax]", "---", ""]
     rows = [f"| {name} | {value} |" for name, value in _facts(arch, data).items()]
     classes = data.get("classes") if arch.pool else None
-    text = [*head, f"# ViT ({_title(arch)})", "", *[f"**{note}**\n" for note in notes]]
+    text = [
+        *head,
+        f"# {'Hiera' if isinstance(arch, HieraArch) else 'ViT'} ({_title(arch)})",
+        "",
+        *[f"**{note}**\n" for note in notes],
+    ]
     text += ["| | |", "|---|---|", *rows, "", "## Load it", "", "```python", code.rstrip(), "```", ""]
     text += ["## Where it comes from", "", *[_line(step) for step in lineage], ""]
     if classes:
@@ -72,35 +90,55 @@ def card(
     return "\n".join([*text, f"Exported by lvit_jax, `lvit export_torch --to={to}`.", ""])
 
 
-def _title(arch: Arch) -> str:
+def _title(arch: Arch | HieraArch) -> str:
     if arch.pool:
         return f"classifier, {arch.classes} classes"
     return "masked autoencoder, with decoder" if arch.decoder else "pre-trained encoder"
 
 
-def _facts(arch: Arch, data: Mapping[str, Any]) -> dict[str, Any]:
-    pooling = {
-        "mean": "mean over the patch tokens (CLS excluded), then LayerNorm (`fc_norm`)",
-        "cls": "the CLS token after the final LayerNorm",
-        None: "none: tokens after the final LayerNorm",
-    }[arch.pool]
-    facts = {
+def _facts(arch: Arch | HieraArch, data: Mapping[str, Any]) -> dict[str, Any]:
+    facts = _pixels(arch, data) | (_hiera_facts(arch) if isinstance(arch, HieraArch) else _vit_facts(arch))
+    facts["LayerNorm ε"] = arch.norm_eps
+    if arch.decoder:
+        size = arch.decoder
+        facts["decoder"] = f"width {size['width']}, {size['depth']} blocks, {size['heads']} heads"
+    return facts
+
+
+def _pixels(arch: Arch | HieraArch, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "input size": f"{arch.image_size[0]} × {arch.image_size[1]} pixels (height × width)",
         "channels": arch.channels,
         "mean": data["mean"],
         "std": data["std"],
         "evaluation transform": f"resize the shorter side to side / {data['crop']} (bicubic), centre crop",
+    }
+
+
+def _hiera_facts(arch: HieraArch) -> dict[str, Any]:
+    widths = [arch.first_width * 2**stage for stage in range(len(arch.depths))]
+    return {
+        "patch embedding": f"kernel {arch.patch_kernel}, stride {arch.patch_stride}, padding {arch.patch_padding}",
+        "stages": f"blocks {list(arch.depths)}, widths {widths}, heads from {arch.first_heads} to {arch.heads}",
+        "query pooling": f"at the start of {arch.q_pool} stages",
+        "mask units": f"{arch.mask_unit} × {arch.mask_unit} tokens",
+        "pooling": "mean over the final tokens, then LayerNorm (`norm`)" if arch.pool else "none: fused stages, normed",
+    }
+
+
+def _vit_facts(arch: Arch) -> dict[str, Any]:
+    pooling = {
+        "mean": "mean over the patch tokens (CLS excluded), then LayerNorm (`fc_norm`)",
+        "cls": "the CLS token after the final LayerNorm",
+        None: "none: tokens after the final LayerNorm",
+    }[arch.pool]
+    return {
         "patch size": arch.patch_size,
         "width, depth": f"{arch.width}, {arch.depth} blocks",
         "attention heads": arch.heads,
         "pooling": pooling,
         "positions": POSITIONS[arch.positions],
-        "LayerNorm ε": arch.norm_eps,
     }
-    if arch.decoder:
-        size = arch.decoder
-        facts["decoder"] = f"width {size['width']}, {size['depth']} blocks, {size['heads']} heads"
-    return facts
 
 
 def _line(step: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from lvit_jax.convert.arch import Arch
+from lvit_jax.convert.hiera import HieraArch, model_of
 from lvit_jax.convert.torchvision import admit_torchvision
 from lvit_jax.models.heads import classifier
 from lvit_jax.models.mim import masked_autoencoder
@@ -17,22 +18,25 @@ if TYPE_CHECKING:
     import torch
 
 MASK_RATIO = 0.75  # of the comparison
+HIERA_MASK_RATIO = 0.5  # small images have few mask units
 
 
-def fixed_batch(arch: Arch, examples: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def fixed_batch(arch: Arch | HieraArch, examples: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Images float32 [B,H,W,C] as after normalisation, and noise [B,N] for the mask; always the same."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((examples, *arch.image_size, arch.channels), np.float32)
     return images, rng.random((examples, arch.grid[0] * arch.grid[1]), np.float32)
 
 
-def outputs(params: Mapping[str, Any], arch: Arch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def outputs(params: Mapping[str, Any], arch: Arch | HieraArch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """What the JAX model computes, in float32 with full matrix precision.
 
     Returns:
       logits [B,C] of a classifier, predictions [B,N,P] of a masked autoencoder, tokens [B,1+N,D] of a bare encoder
       after its final norm.
     """
+    if isinstance(arch, HieraArch):
+        return _hiera_outputs(params, arch, images, noise)
     encoder = encoder_of(arch)
     with jax.default_matmul_precision("highest"):
         if arch.pool:
@@ -43,6 +47,14 @@ def outputs(params: Mapping[str, Any], arch: Arch, images: np.ndarray, noise: np
         else:
             made = encoder.apply({"params": params["encoder"]}, images).tokens
     return np.asarray(made)
+
+
+def _hiera_outputs(params: Mapping, arch: HieraArch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    apply = jax.jit(model_of(arch, HIERA_MASK_RATIO).apply)
+    with jax.default_matmul_precision("highest"):
+        if arch.decoder:
+            return np.asarray(apply({"params": params}, images, noise).prediction)
+        return np.asarray(apply({"params": params}, images))
 
 
 def encoder_of(arch: Arch) -> ViT:
@@ -60,7 +72,7 @@ def encoder_of(arch: Arch) -> ViT:
 
 
 def library_outputs(
-    folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.ndarray
+    folder: Path, to: str, arch: Arch | HieraArch, images: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray | None, str]:
     """What timm or transformers, whichever the folder is for, says of a batch.
 
@@ -113,10 +125,22 @@ def _timm_forward(folder: Path, arch: Arch, pixels: "torch.Tensor", _: "torch.Te
 def _hf_forward(folder: Path, arch: Arch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
     import transformers
 
+    if isinstance(arch, HieraArch):
+        return _hiera_forward(folder, arch, pixels, noise)
     if arch.pool:
         return transformers.ViTForImageClassification.from_pretrained(folder).eval()(pixels).logits
     model = transformers.ViTMAEForPreTraining.from_pretrained(folder, mask_ratio=MASK_RATIO).eval()
     return model(pixels, noise=noise).logits
+
+
+def _hiera_forward(folder: Path, arch: HieraArch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
+    import transformers
+
+    if not arch.decoder:
+        return transformers.HieraForImageClassification.from_pretrained(folder).eval()(pixels).logits
+    model = transformers.HieraForPreTraining.from_pretrained(folder, mask_ratio=HIERA_MASK_RATIO).eval()
+    logits = model(pixels, noise=noise).logits  # channel first
+    return logits.unflatten(2, (arch.channels, -1)).transpose(2, 3).flatten(2)
 
 
 def _mae_forward(weights: Mapping, arch: Arch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":

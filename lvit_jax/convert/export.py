@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lvit_jax.convert import files
+from lvit_jax.convert import files, hiera_export
 from lvit_jax.convert.arch import Arch, infer
 from lvit_jax.convert.compare import fixed_batch, library_outputs, outputs, torch_outputs
 from lvit_jax.convert.folders import hf_config, hf_preprocessor, timm_config
+from lvit_jax.convert.hiera import HieraArch
+from lvit_jax.convert.load import load
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch, to_torch
 from lvit_jax.errors import InputError
@@ -22,7 +24,7 @@ def write(
     folder: Path,
     to: str,
     params: Mapping[str, Any],
-    arch: Arch,
+    arch: Arch | HieraArch,
     data: Mapping[str, Any],
     objective: Mapping[str, Any],
     notes: Mapping[str, Any],
@@ -43,6 +45,8 @@ def write(
     Raises:
       InputError: a model that the format cannot hold.
     """
+    if isinstance(arch, HieraArch):
+        return hiera_export.write(folder, to, params, arch, data, objective, notes)
     if to == "mae":
         weights = to_torch(params, arch, "mae")
         if not files.has_torch():
@@ -64,7 +68,7 @@ def _json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def check(folder: Path, to: str, params: Mapping[str, Any], arch: Arch) -> dict[str, Any]:
+def check(folder: Path, to: str, params: Mapping[str, Any], arch: Arch | HieraArch) -> dict[str, Any]:
     """Reads the folder back and compares its outputs on a fixed batch with those of the JAX model.
 
     Through timm or transformers where they can be imported, else in plain PyTorch, else imported into JAX again.
@@ -89,6 +93,8 @@ def check(folder: Path, to: str, params: Mapping[str, Any], arch: Arch) -> dict[
 
 def _read_back(folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, str]:
     """Outputs of the files under `folder`, read as any import is; and what computed them."""
+    if isinstance(arch, HieraArch):
+        return _read_hiera(folder, to, arch, images, noise), "jax"
     found = [path for path in folder.iterdir() if path.name.startswith("mae.")] if to == "mae" else [folder]
     weights, stated = files.read(found[0])
     layout, _ = normalise(weights)
@@ -97,3 +103,13 @@ def _read_back(folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.
     params, read = from_torch(weights, infer(weights, layout, stated, str(folder)), layout, str(folder))
     made = torch_outputs(weights if layout == "mae" else to_torch(params, read, "mae"), read, images, noise)
     return (outputs(params, read, images, noise), "jax") if made is None else (made, "torch")
+
+
+def _read_hiera(folder: Path, to: str, arch: HieraArch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    found, said = folder, {}
+    if to == "mae":  # a file of tensors alone
+        found = next(path for path in folder.iterdir() if path.name.startswith("hiera."))
+        said = {"heads": arch.heads, "image_size": arch.image_size, "norm_eps": arch.norm_eps}
+        said |= {"decoder_heads": arch.decoder["heads"]} if arch.decoder else {}
+    read = load(found, said)
+    return outputs(read.params, arch if to == "mae" else read.arch, images, noise)

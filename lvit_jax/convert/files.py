@@ -159,8 +159,12 @@ def _stated_hf(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _stated_hiera(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """HieraConfig in the words of ViT's, and what only a Hiera has; what it leaves out is at transformers' default."""
+    heads = config.get("num_heads", [1, 2, 4, 8])
+    local = config.get("masked_unit_attention", [True, True, False, False])
+    if heads != [heads[0] * 2**stage for stage in range(len(heads))] or local != [i < 2 for i in range(len(local))]:
+        raise InputError(f"a Hiera of heads {heads} and mask-unit attention {local} is none of the paper's")
     words = {
-        "num_attention_heads": config.get("num_heads", [1, 2, 4, 8])[-1],
+        "num_attention_heads": heads[-1],
         "decoder_num_attention_heads": config.get("decoder_num_heads"),
         "mask_ratio": config.get("mask_ratio", 0.6),
         "norm_pix_loss": config.get("normalize_pixel_loss", True),
@@ -202,8 +206,8 @@ def write_safetensors(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     save_file(dict(weights), path, metadata={"format": "pt"})
 
 
-def write_pickle(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> None:
-    """{'model': {name: tensor}} as facebookresearch/mae's and MAE-Lite's own files, plus plain settings."""
+def write_pickle(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str, Any], key: str = "model") -> None:
+    """{key: {name: tensor}} ('model' in facebookresearch/mae's and MAE-Lite's own files), plus plain settings."""
     import torch
 
-    torch.save({"model": {name: torch.from_numpy(array) for name, array in weights.items()}, **notes}, path)
+    torch.save({key: {name: torch.from_numpy(array) for name, array in weights.items()}, **notes}, path)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lvit_jax.convert import files, hiera, regnet, relative
+from lvit_jax.convert import files, hiera, hiera_names, regnet, relative
 from lvit_jax.convert.arch import Arch, infer
 from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.convert.names import normalise
@@ -49,7 +49,7 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     if is_swin(weights):
         params, arch, config, notes = read_swin(weights, _merge(stated, said, where), where)
         return Imported(params, arch, config, data_of(arch, stated), "swin", notes)
-    layout, names = hiera.find(weights)
+    layout, names = hiera_names.find(weights)
     if layout:
         return _load_hiera(weights, layout, names, _merge(stated, said, where), where)
     layout, names = normalise(weights)

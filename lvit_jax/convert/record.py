@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from lvit_jax.convert import hiera_export
 from lvit_jax.convert.arch import NORM_EPS, Arch
+from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.errors import InputError
 from lvit_jax.models import DECODERS, ENCODERS
 from lvit_jax.models.positions import FIXED
@@ -15,7 +17,7 @@ CROP = 0.875  # share of the resized image that an evaluation looks at (MAE, MAE
 DECODE_FROM = 8  # of D²-MAE, where a config does not say it
 
 
-def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool) -> Arch:
+def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool) -> Arch | HieraArch:
     """What a run or an import holds, from its parameters and, where shapes do not tell, from its config.
 
     Args:
@@ -29,8 +31,10 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
     """
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
     kind = ENCODERS[model["name"]][0]
+    if kind == "hiera":
+        return hiera_export.arch_of(record, params, decoder)
     if kind != "vit":
-        raise InputError(f"exports are of plain ViTs, and {model['name']} is of kind {kind!r}")
+        raise InputError(f"exports are of plain ViTs and Hieras, and {model['name']} is of kind {kind!r}")
     if "dist_token" in params["encoder"] or "neck" in params:
         raise InputError("exports are of plain ViTs, and this one has a distillation token or a layer before its heads")
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]

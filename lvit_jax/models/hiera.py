@@ -191,12 +191,13 @@ def hiera(
     Raises:
       InputError: an unknown name, or numbers that make no hierarchy.
     """
-    if name not in ENCODERS:
-        raise unknown("model", name, ENCODERS)
+    sizes = {key: size for key, (kind, size) in ENCODERS.items() if kind == "hiera"}
+    if name not in sizes:
+        raise unknown("model", name, sizes)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     stated = {"first_width": first_width, "depths": depths, "first_heads": first_heads}
-    size = ENCODERS[name][1] | {key: value for key, value in stated.items() if value is not None}
+    size = sizes[name] | {key: value for key, value in stated.items() if value is not None}
     size["depths"] = tuple(size["depths"])
     _check(size, patch_kernel, patch_stride, patch_padding, mask_unit, q_pool)
     return Hiera(

@@ -146,15 +146,16 @@ def vit(
     Raises:
       InputError: an unknown name, or a width that the heads do not divide.
     """
-    if name not in ENCODERS:
-        raise unknown("model", name, ENCODERS)
+    sizes = {key: size for key, (kind, size) in ENCODERS.items() if kind in ("vit", "vit_rpe")}
+    if name not in sizes:
+        raise unknown("model", name, sizes)
     if positions not in POSITIONS:
         raise unknown("positions", positions, POSITIONS)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     if drop_path_shape not in DROP_PATH_SHAPES:
         raise unknown("drop_path_shape", drop_path_shape, DROP_PATH_SHAPES)
-    size = ENCODERS[name][1] | {
+    size = sizes[name] | {
         key: value for key, value in {"width": width, "depth": depth, "heads": heads}.items() if value is not None
     }
     _check_heads(size["width"], "heads", size["heads"])

@@ -8,11 +8,12 @@ import torch
 import transformers
 from make import imported
 
+from lvit_jax.bin.export_torch import main as export_torch
 from lvit_jax.build.parts import encoder
+from lvit_jax.build.trained import load_trained
 from lvit_jax.convert import hiera
 from lvit_jax.convert.load import load
 from lvit_jax.errors import InputError
-from lvit_jax.models.heads import classifier
 from lvit_jax.models.mim import masked_autoencoder
 from lvit_jax.training.checkpoint import load_params
 from lvit_jax.training.record import read_record
@@ -81,10 +82,10 @@ def test_official_classifier_equals_timm(tmp_path):
     out = imported(tmp_path / "hiera.pth", tmp_path / "ours", "--heads=8")
     config = read_record(out)["config"]
     assert config["model"]["q_pool"] == 3 and config["model"]["depths"] == [1, 1, 2, 1]
-    ours = classifier(encoder(config["model"]), config["objective"]["classes"])
+    trained = load_trained(out)
     with torch.no_grad():
         theirs = model(PIXELS).numpy()
-    logits = jax.jit(ours.apply)({"params": load_params(out)}, IMAGES)
+    logits = jax.jit(trained.objective.predict)(trained.params, trained.state, {"image": IMAGES})["logits"]
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
     made = load(tmp_path / "hiera.pth", {"heads": 8})
     for name, array in hiera.to_torch(made.params, made.arch, "hiera").items():
@@ -104,3 +105,32 @@ def test_what_does_not_fit_is_named(mae, tmp_path):
     odd = hiera.to_torch(made.params, made.arch, "hiera") | {"patch_embed.proj.weight": np.zeros((20, 3, 7, 7))}
     with pytest.raises(InputError, match="say the last stage's with --heads=N"):
         hiera.infer(odd, "hiera", {}, "file")
+
+
+def there_and_back(folder, tmp_path, kind):
+    """Import, export to both formats (which compare outputs as they write), load with transformers."""
+    first = imported(folder, tmp_path / "first")
+    for to in ("hf", "mae"):
+        assert export_torch([f"--workdir={first}", f"--to={to}", f"--out={tmp_path / to}"]) == 0
+        assert "# Hiera" in (tmp_path / to / "README.md").read_text()
+    tensors = torch.load(tmp_path / "mae/hiera.pth", weights_only=True)["model_state"]
+    assert tensors["blocks.1.proj.weight"].shape == (32, 16)
+    with pytest.raises(InputError, match="--to=hf or --to=mae"):
+        export_torch([f"--workdir={first}", "--to=timm", f"--out={tmp_path / 'timm'}"])
+    return getattr(transformers, kind).from_pretrained(tmp_path / "hf").eval()
+
+
+def test_mae_is_exported(mae, tmp_path):
+    back = there_and_back(mae[1], tmp_path, "HieraForPreTraining")
+    with torch.no_grad():
+        losses = [model(PIXELS, noise=torch.tensor(NOISE)).loss.item() for model in (mae[0], back)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert (back.config.mask_ratio, back.config.normalize_pixel_loss) == (0.5, False)
+
+
+def test_classifier_is_exported(tmp_path):
+    model = randomised(transformers.HieraForImageClassification(transformers.HieraConfig(**SIZES, num_labels=3)))
+    model.save_pretrained(tmp_path / "theirs")
+    back = there_and_back(tmp_path / "theirs", tmp_path, "HieraForImageClassification")
+    with torch.no_grad():
+        torch.testing.assert_close(back(PIXELS).logits, model(PIXELS).logits, atol=1e-6, rtol=1e-6)

@@ -82,5 +82,5 @@ def test_an_import_is_refused_as_an_export(tmp_path):
     folder = imported(tmp_path / "weights.safetensors", tmp_path / "ours")
     assert load_params(folder)["encoder"]["block_1"]["gamma_2"].shape == (32,)
     assert read_record(folder)["config"]["model"]["name"] == "vit_base_rpe"
-    with pytest.raises(InputError, match="exports are of plain ViTs, and vit_base_rpe is of kind 'vit_rpe'"):
+    with pytest.raises(InputError, match="exports are of plain ViTs and Hieras, and vit_base_rpe is of kind 'vit_rpe'"):
         export_torch.main([f"--workdir={folder}", "--to=timm", f"--out={tmp_path / 'export'}"])
