@@ -1,10 +1,11 @@
-"""Reads PyTorch weights of a plain ViT into a folder that runs start from and that can be evaluated or exported.
+"""Reads PyTorch weights of a plain ViT or a Swin into a folder that runs start from and that can be evaluated.
 
   lvit import_torch --file=mae_vit_base.pth --heads=12 --out=weights/mae_base
 
 Reads .pth and .pth.tar (facebookresearch/mae, MAE-Lite, timm), .safetensors, and folders of transformers (ViTMAE,
-ViT) and timm. Sizes come from the shapes; the number of attention heads does not show in them, so --heads is needed
-where no config.json states it.
+ViT) and timm; Swin in the layouts of SimMIM, MAE-Lite, Swin, timm and transformers. Sizes come from the shapes; the
+number of attention heads of a ViT does not show in them, so --heads is needed where no config.json states it. A Swin's
+does; its image size is 224 where no config.json and no --image-size says otherwise.
 """
 
 import argparse
