@@ -1,12 +1,13 @@
-"""Reads PyTorch weights of a plain ViT or a Hiera into a folder that runs start from, and that can be exported.
+"""Reads PyTorch weights of a ViT, a Hiera or a Swin into a folder that runs start from, and that can be evaluated.
 
   lvit import_torch --file=mae_vit_base.pth --heads=12 --out=weights/mae_base
   lvit import_torch --file=mae_hiera_base_224.pth --out=weights/mae_hiera_base
 
 Reads .pth and .pth.tar (facebookresearch/mae, MAE-Lite, timm, facebookresearch/hiera), .safetensors, and folders of
-transformers (ViTMAE, ViT, Hiera) and timm. Sizes come from the shapes; the number of attention heads does not show in
-them, so --heads is needed where no config.json states it (of a Hiera only where its width is no official one: the last
-stage's).
+transformers (ViTMAE, ViT, Hiera) and timm; Swin in the layouts of SimMIM, MAE-Lite, Swin, timm and transformers; ViTs
+with relative positions under BEiT's names; timm's RegNetY as a frozen teacher. Sizes come from the shapes; the number of
+attention heads of a ViT does not show in them, so --heads is needed where no config.json states it (of a Hiera only
+where its width is no official one: the last stage's). A Swin's image size is 224 where nothing else is said.
 """
 
 import argparse
