@@ -1,4 +1,7 @@
-"""Fine-tuning with relative positions in miniature, on the bundled digits; from scratch where `init` is empty.
+"""Fine-tuning with relative positions in miniature, on the bundled digits, from a pre-trained encoder.
+
+From scratch it hardly starts: the recipe draws the patch embedding from N(0, 0.02), which for patches of 4 pixels, not
+768, leaves little beside the positions.
 
 lvit train --config=configs/demo/finetune_rpe.py --workdir=runs/demo_rpe --config.init.encoder=runs/demo_mae
 """

@@ -11,8 +11,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from lvit_jax.bin import eval_classify, flags, import_torch, train
+from lvit_jax.bin import eval_classify, export_torch, flags, import_torch, train
 from lvit_jax.build.run import build_run
+from lvit_jax.convert.record import arch_of
 from lvit_jax.errors import InputError
 from lvit_jax.models.positions import resample
 from lvit_jax.models.relative import resample_bias
@@ -100,6 +101,15 @@ def test_the_frozen_teacher_is_the_file_bit_by_bit(distilled, tmp_path):
     frozen, saved = flatten(jax.device_get(run.init().frozen["teacher"])), flatten(load_params(teacher))
     assert set(frozen) == set(saved)
     assert all(np.array_equal(frozen[name], saved[name]) for name in saved)
+
+
+def test_an_export_says_that_it_has_one_head(distilled, tmp_path):
+    assert export_torch.main([f"--workdir={distilled}", "--to=timm", f"--out={tmp_path / 'export'}"]) == 0
+    assert "the logits are those of the main head alone" in (tmp_path / "export" / "README.md").read_text()
+    params = load_params(distilled)
+    for more in ({"encoder": {**params["encoder"], "dist_token": np.zeros((1, 1, 32))}}, {"neck": {}}):
+        with pytest.raises(InputError, match="a distillation token or a layer before its heads"):
+            arch_of(read_record(distilled), {**params, **more}, decoder=False)
 
 
 def refused(tmp_path, teacher, *overrides):
