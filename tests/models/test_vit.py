@@ -141,7 +141,7 @@ def test_a_partial_block_has_queries_and_keys_only(features):
 COUNTS = {"vit_tiny": 5.52, "vit_small": 21.67, "vit_base": 85.80, "vit_large": 303.30}
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", [name for name, (kind, _) in ENCODERS.items() if kind == "vit"])
 def test_every_size_builds(name):
     model, x = vit(name, positions="learned"), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
