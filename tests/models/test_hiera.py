@@ -96,7 +96,12 @@ def test_blocks_say_what_they_attended_to(masked):
 
 @pytest.mark.parametrize(
     "name, millions, table",
-    [("hiera_tiny46", 6.69, 3136 * 46), ("hiera_tiny", 27.91, 3136 * 96), ("hiera_base", 51.52, 3136 * 96)],
+    [
+        ("hiera_tiny46", 6.69, 3136 * 46),
+        ("hiera_tiny", 27.91, 3136 * 96),
+        ("hiera_small", 35.01, 3136 * 96),
+        ("hiera_base", 51.52, 3136 * 96),
+    ],
 )
 def test_parameter_counts(name, millions, table):
     """Recipes 1.4: 6.7 M (6.55 M without positions), 27.9 M and 51.5 M, with the head of 1000 classes."""
