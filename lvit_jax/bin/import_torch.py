@@ -5,8 +5,8 @@
 
 Reads .pth and .pth.tar (facebookresearch/mae, MAE-Lite, timm, facebookresearch/hiera), .safetensors, and folders of
 transformers (ViTMAE, ViT, Hiera) and timm; Swin in the layouts of SimMIM, MAE-Lite, Swin, timm and transformers; ViTs
-with relative positions under BEiT's names; timm's RegNetY as a frozen teacher. Sizes come from the shapes; the number of
-attention heads of a ViT does not show in them, so --heads is needed where no config.json states it (of a Hiera only
+with relative positions under BEiT's names; timm's RegNetY as a frozen teacher. Sizes come from the shapes. The number
+of attention heads of a ViT does not show in them, so --heads is needed where no config.json states it (of a Hiera only
 where its width is no official one: the last stage's). A Swin's image size is 224 where nothing else is said.
 """
 
