@@ -157,6 +157,13 @@ class Swin(nn.Module):
         """Blocks of all stages."""
         return sum(self.depths)
 
+    def position_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Raises InputError: a Swin's tables are for its windows, not for a grid, and are not resized."""
+        raise InputError(
+            f"relative positions of Swins are for one window size and are not resized; this model's is {self.window}, "
+            "set --config.model.window to that of the weights"
+        )
+
     @nn.compact
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Features:
         """Encodes images, perhaps with some patches hidden.
