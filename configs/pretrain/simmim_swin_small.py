@@ -6,10 +6,10 @@ linear head and the official fall of the rate at epoch 700 (recipes 3.2, 4.5). N
 lvit train --config=configs/pretrain/simmim_swin_small.py --workdir=runs/swin_small
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import swins
 
 
 def get_config():
-    config = common.swin_simmim("swin_c96")
+    config = swins.swin_simmim("swin_c96")
     config.train.epochs = 800.0
     return config

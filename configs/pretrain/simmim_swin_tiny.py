@@ -3,10 +3,10 @@
 lvit train --config=configs/pretrain/simmim_swin_tiny.py --workdir=runs/simmim_swin
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import swins
 
 
 def get_config():
-    config = common.swin_simmim("swin_c48")
+    config = swins.swin_simmim("swin_c48")
     config.objective.head = "block"
     return config
