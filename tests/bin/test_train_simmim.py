@@ -59,6 +59,7 @@ def swin(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_d2_on_swin_learns_from_a_run_and_leaves_it_alone(swin, tmp_path):
     config = [f"--config.init.teacher={swin}", "--config.objective.teacher_layer=2"]
     config += ["--config.model.width=16", "--config.model.depths=(1,1)", "--config.model.heads=(2,2)"]
@@ -68,6 +69,7 @@ def test_d2_on_swin_learns_from_a_run_and_leaves_it_alone(swin, tmp_path):
     assert params["adapters/pair_0/kernel"].shape == (2, 4)  # the student's heads to the teacher's
 
 
+@pytest.mark.slow
 def test_a_swin_fine_tunes_from_its_pre_training(swin, tmp_path):
     model = ["name=swin_micro", "image_size=8", "patch_size=1", "channels=1", "dtype=float32", "depths=(1,1)"]
     data = ["source=digits", "statistics=digits", "randaugment=None", "resample=fast"]

@@ -11,6 +11,7 @@ from lvit_jax.training.checkpoint import load_params
 from lvit_jax.training.report import read_metrics
 from lvit_jax.tree import flatten
 
+pytestmark = pytest.mark.slow  # a teacher trained until its attention says something
 UNUSED = r"encoder/(norm|block_3/(attn/proj|norm2|mlp))/.*"  # of the demo's student: no relation depends on it
 
 
