@@ -143,5 +143,5 @@ def test_what_does_not_fit_is_one_line(tmp_path, timm_model):
 def test_a_swin_is_not_exported_yet(tmp_path, timm_model):
     torch.save(timm_model.state_dict(), tmp_path / "swin.pth")
     workdir = imported(tmp_path / "swin.pth", tmp_path / "in", "--image-size=32")
-    with pytest.raises(InputError, match="exports are of plain ViTs and Hieras, and .* is of kind 'swin'"):
+    with pytest.raises(InputError, match=r"exports are of plain ViTs and Hieras, and .* is of kind 'swin'"):
         export_torch([f"--workdir={workdir}", "--to=timm", f"--out={tmp_path}/out"])
