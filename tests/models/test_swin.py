@@ -161,6 +161,7 @@ def test_sizes_of_the_recipes(name, millions):
             "windows of 7 and 3 mergings; nearest: 224x224",
         ),
         (lambda: shapes(small(), images(32, 33)), "nearest: 32x32"),
+        (lambda: shapes(small(), images(24, 24)), "images of 24x24 .*; nearest: 16x16"),
         (lambda: shapes(small(), images(channels=1)), "takes 3 channels, the images have 1"),
     ],
 )
