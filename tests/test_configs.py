@@ -13,7 +13,7 @@ from lvit_jax.build.run import make_optimizer
 from lvit_jax.data.recipes import RECIPES
 from lvit_jax.data.sources import open_data
 from lvit_jax.models import ENCODERS
-from lvit_jax.models.vit import drop_path_rates
+from lvit_jax.models.layers import drop_path_rates
 from lvit_jax.objectives import NEEDS_TEACHER
 from lvit_jax.training.record import write_record
 from lvit_jax.tree import flatten, matches

@@ -26,7 +26,6 @@ from lvit_jax.types import Objective, TrainState, Tree
 IMPORT = {
     "data": {"source": None, "data_dir": None, "train_split": "train", "eval_crop": 0.875, "resample": "exact"},
     "eval": {"batch_size": 64},
-    "init": {"teacher": None},
 }
 
 

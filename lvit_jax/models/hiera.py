@@ -13,7 +13,7 @@ from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.features import Features
 from lvit_jax.models.hiera_layers import Fusion, HieraBlock, OverlappingEmbed, roll, to_grid, unroll
-from lvit_jax.models.layers import LayerNorm, take
+from lvit_jax.models.layers import LayerNorm, drop_path_rates, take
 from lvit_jax.models.vit import DTYPES
 
 LOCAL_STAGES = 2  # attention within mask units in the first two stages, over all tokens in the others
@@ -138,7 +138,7 @@ class Hiera(nn.Module):
     def _blocks(self) -> list[HieraBlock]:
         """block_0, block_1, …; the first of a stage changes width and heads, and pools at `q_pool` stages."""
         make = nn.remat(HieraBlock, static_argnums=(2, 3)) if self.remat else HieraBlock
-        rates = iter(np.linspace(0.0, self.drop_path, self.depth).tolist())
+        rates = iter(drop_path_rates(self.drop_path, self.depth))
         made = []
         for stage, depth in enumerate(self.depths):
             for j in range(depth):

@@ -1,10 +1,11 @@
-"""What classification starts from where nothing is loaded: the reference implementations' own initial weights."""
+"""What runs start from where nothing is loaded and a module's own `init` is not it: the references' initial weights."""
 
 import re
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from lvit_jax.models.swin import Swin
 from lvit_jax.models.vit import ViT
@@ -38,6 +39,19 @@ def redrawn(rng: jax.Array, params: Mapping, pattern: str = r"(block|merge)_.*/k
         for name, key in zip(drawn, jax.random.split(rng, len(drawn)), strict=True)
     }
     return unflatten(leaves | made)
+
+
+def moco_start(rng: jax.Array, params: Mapping) -> dict:
+    """MoCo-v3's own start (vits.py): Xavier for q, k, v apart, CLS token N(0, 1e-6), no bias in the patch embedding."""
+    leaves = flatten(params)
+    joint = [name for name in leaves if name.endswith("attn/qkv/kernel")]
+    rngs = jax.random.split(rng, len(joint) + 1)
+    for name, key in zip(joint, rngs[1:], strict=True):
+        limit = (6 / (leaves[name].shape[0] + leaves[name].shape[1] // 3)) ** 0.5
+        leaves[name] = jax.random.uniform(key, leaves[name].shape, minval=-limit, maxval=limit)
+    leaves["cls_token"] = 1e-6 * jax.random.normal(rngs[0], leaves["cls_token"].shape)
+    leaves["patch_embed/bias"] = jnp.zeros_like(leaves["patch_embed/bias"])
+    return unflatten(leaves)
 
 
 def _scale(name: str) -> float:

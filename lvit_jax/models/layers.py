@@ -3,11 +3,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lvit_jax.errors import InputError
 from lvit_jax.models.features import BlockOut, attend
 from lvit_jax.models.ops import gelu, layer_norm, linear
 
+DROP_PATH_SHAPES = ("linear", "constant")
 xavier = nn.initializers.xavier_uniform()
 
 
@@ -151,6 +153,13 @@ class DropPath(nn.Module):
             return branch
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, (len(branch), 1, 1))
         return branch * (keep / (1.0 - self.rate)).astype(branch.dtype)
+
+
+def drop_path_rates(rate: float, depth: int, shape: str = "linear") -> list[float]:
+    """Drop-path per block: "linear" rises from 0 to `rate`; "constant" is `rate` in all but the last (TinyMIM)."""
+    if shape == "constant":
+        return [rate] * (depth - 1) + [0.0]
+    return np.linspace(0.0, rate, depth).tolist()
 
 
 class Block(nn.Module):

@@ -13,8 +13,6 @@ from lvit_jax.models import ENCODERS
 from lvit_jax.models.features import Features
 from lvit_jax.models.vit import DTYPES
 
-STRIDE = 32  # of the whole
-
 
 class Conv(nn.Module):
     """A convolution with bias, padded as torch's `padding=kernel // 2`."""

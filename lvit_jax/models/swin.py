@@ -13,7 +13,7 @@ import numpy as np
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.features import BlockOut, Features, attend
-from lvit_jax.models.layers import DropPath, LayerNorm, Linear, Mlp, PatchEmbed, grid_of
+from lvit_jax.models.layers import DropPath, LayerNorm, Linear, Mlp, PatchEmbed, drop_path_rates, grid_of
 from lvit_jax.models.ops import linear
 from lvit_jax.models.vit import DTYPES
 
@@ -184,7 +184,7 @@ class Swin(nn.Module):
             token = self.param("mask_token", nn.initializers.normal(TABLE_STD), (1, 1, self.width))
             x = jnp.where(mask[:, :, None] > 0, token.astype(dtype), x)
         make = nn.remat(SwinBlock, static_argnums=(2, 3)) if self.remat else SwinBlock
-        rates, blocks, stages = np.linspace(0.0, self.drop_path, self.depth).tolist(), [], []
+        rates, blocks, stages = drop_path_rates(self.drop_path, self.depth), [], []
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
             for i in range(depth):
                 shift, number = i % 2 * (self.window // 2), len(blocks)

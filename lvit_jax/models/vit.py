@@ -3,17 +3,15 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.features import Features
-from lvit_jax.models.layers import Block, LayerNorm, PatchEmbed, grid_of
+from lvit_jax.models.layers import DROP_PATH_SHAPES, Block, LayerNorm, PatchEmbed, drop_path_rates, grid_of
 from lvit_jax.models.positions import FIXED, sincos_2d
 
 POSITIONS = (*FIXED, "learned")
 DTYPES = ("bfloat16", "float32")
-DROP_PATH_SHAPES = ("linear", "constant")
 
 
 class ViT(nn.Module):
@@ -25,7 +23,7 @@ class ViT(nn.Module):
     patch_size: int = 16
     channels: int = 3
     positions: str = "sincos"  # fixed, as in pre-training; "learned" starts from these values (fine-tuning)
-    drop_path: float = 0.0  # the largest rate of a block, see `drop_path_rates`
+    drop_path: float = 0.0  # the largest rate of a block, see `layers.drop_path_rates`
     drop_path_shape: str = "linear"
     last_heads: int | None = None  # of the last block where it has other heads than the rest (TinyMIM's students)
     remat: bool = False  # recompute each block in the backward pass: less memory, about a third more compute
@@ -106,13 +104,6 @@ class ViT(nn.Module):
         return Features(tokens=tokens, blocks=tuple(blocks), grid=grid, prefix=prefix.shape[1])
 
 
-def drop_path_rates(rate: float, depth: int, shape: str) -> list[float]:
-    """Drop-path per block: "linear" rises from 0 to `rate`; "constant" is `rate` in all but the last (TinyMIM)."""
-    if shape == "constant":
-        return [rate] * (depth - 1) + [0.0]
-    return np.linspace(0.0, rate, depth).tolist()
-
-
 def vit(
     name: str,
     *,
@@ -137,7 +128,7 @@ def vit(
       channels: of the images.
       positions: "sincos" (MAE's layout), "sincos_moco" (MoCo-v3's) or "learned" (starts from MAE's).
       drop_path: rate of the last block, or of all the others where its shape is "constant".
-      drop_path_shape: "linear" or "constant", see `drop_path_rates`.
+      drop_path_shape: "linear" or "constant", see `layers.drop_path_rates`.
       last_heads: heads of the last block where it has others than the rest.
       remat: recompute blocks in the backward pass.
       dtype: of the computation, "bfloat16" or "float32".

@@ -6,11 +6,10 @@ For classification: all patches are seen, since `BlockOut.bias` is one [H,M,N] f
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.features import BlockOut, Features, attend
-from lvit_jax.models.layers import DropPath, LayerNorm, Linear, Mlp, PatchEmbed, grid_of
+from lvit_jax.models.layers import DropPath, LayerNorm, Linear, Mlp, PatchEmbed, drop_path_rates, grid_of
 from lvit_jax.models.positions import sincos_2d
 from lvit_jax.models.relative import relative_index, table_rows
 from lvit_jax.models.vit import vit
@@ -115,7 +114,7 @@ class RpeViT(nn.Module):
         x = (x + self._absolute(grid)).astype(dtype)
         table = bias_table(self, grid, self.heads) if self.shared_table else None
         block, blocks = nn.remat(RpeBlock, static_argnums=(3,)) if self.remat else RpeBlock, []
-        for i, rate in enumerate(np.linspace(0.0, self.drop_path, self.depth).tolist()):
+        for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
             options = (self.heads, rate, dtype, self.qv_bias, self.layer_scale, self.norm_eps, grid)
             blocks.append(block(*options, name=f"block_{i}")(x, table, train))
             x = blocks[-1].x

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from lvit_jax.errors import InputError
 from lvit_jax.models.contrastive import Perceptron, predictor, projector
 from lvit_jax.models.heads import pool
+from lvit_jax.models.initial import moco_start
 from lvit_jax.models.vit import ViT
 from lvit_jax.objectives.losses import accuracy
-from lvit_jax.tree import flatten, unflatten
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
 
@@ -141,7 +141,7 @@ def _rate(updates: jax.Array, step: jax.Array, steps: int, start: float) -> jax.
 def _variables(rng: jax.Array, images: jax.Array, encoder: ViT, project: Perceptron, predict_key: Perceptron):
     """Fresh variables: the slow copies equal the parameters."""
     rngs = jax.random.split(rng, 4)
-    body = redrawn(rngs[3], encoder.init(rngs[0], images)["params"])
+    body = moco_start(rngs[3], encoder.init(rngs[0], images)["params"])
     head = project.init(rngs[1], jnp.zeros((1, encoder.width)), True)
     last = predict_key.init(rngs[2], jnp.zeros((1, project.widths[-1])), True)
     params = {"encoder": body, "projector": head["params"], "predictor": last["params"]}
@@ -149,19 +149,6 @@ def _variables(rng: jax.Array, images: jax.Array, encoder: ViT, project: Percept
     stats["momentum_projector"] = jax.tree.map(jnp.copy, stats["projector"])
     slow = jax.tree.map(jnp.copy, {name: params[name] for name in ("encoder", "projector")})
     return Variables(params, extra={"momentum": slow, "stats": stats, "updates": jnp.zeros((), jnp.int32)})
-
-
-def redrawn(rng: jax.Array, encoder: Tree) -> Tree:
-    """MoCo-v3's own start (vits.py): Xavier for q, k, v apart, CLS token N(0, 1e-6), no bias in the patch embedding."""
-    leaves = flatten(encoder)
-    joint = [name for name in leaves if name.endswith("attn/qkv/kernel")]
-    rngs = jax.random.split(rng, len(joint) + 1)
-    for name, key in zip(joint, rngs[1:], strict=True):
-        limit = (6 / (leaves[name].shape[0] + leaves[name].shape[1] // 3)) ** 0.5
-        leaves[name] = jax.random.uniform(key, leaves[name].shape, minval=-limit, maxval=limit)
-    leaves["cls_token"] = 1e-6 * jax.random.normal(rngs[0], leaves["cls_token"].shape)
-    leaves["patch_embed/bias"] = jnp.zeros_like(leaves["patch_embed/bias"])
-    return unflatten(leaves)
 
 
 def _check(steps: int | None, hidden: int, dim: int, temperature: float, momentum: float) -> None:
