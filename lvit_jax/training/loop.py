@@ -57,7 +57,8 @@ def fit(run: Run) -> TrainState:
     """Trains to `run.steps` from the latest good checkpoint of `run.workdir`, or from `run.init()`.
 
     The state after any step is a function of the run alone: stopped and started again, it comes out bit by bit as if
-    it had never stopped. A run that is already finished says so and does nothing.
+    it had never stopped. A run that is already finished says so and does nothing. One that is to be preempted (a
+    SIGTERM to one of its processes, where `jax.distributed` runs) saves in all of them the same step and returns early.
 
     Raises:
       NonFinite: a loss or gradient norm that is not finite; the checkpoint before it stays the last.
@@ -113,6 +114,9 @@ def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, re
         if last or n % run.save_every == 0:
             meter.flush()  # raises where this step must not be saved
             checkpoints.save(n, state)
+        if not last and multihost_utils.reached_preemption_sync_point(n):
+            _leave(run, n, state, meter, checkpoints)
+            return state
         for evaluation in run.evals:
             if last or n % evaluation.every == 0:
                 meter.flush()
@@ -120,6 +124,14 @@ def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, re
                     report.evaluation(evaluation.name, n, evaluation.run(state))
         _profile(run, start, n, state)
     return state
+
+
+def _leave(run: Run, n: int, state: TrainState, meter: "_Meter", checkpoints: Checkpoints) -> None:
+    """After step n of a run that is to be preempted, in all its processes: saves what is not saved yet."""
+    if n % run.save_every:
+        meter.flush()
+        checkpoints.save(n, state)
+    say(f"preempted: saved step {n} of {run.steps}; the same command goes on from there")
 
 
 def _compiled(run: Run, state: TrainState) -> Callable:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -74,6 +75,11 @@ def put(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array
 def this_process() -> dict[str, int]:
     """{'process', 'processes'}: which slice of every batch this process reads."""
     return {"process": jax.process_index(), "processes": jax.process_count()}
+
+
+def gather(tree: Any) -> Any:
+    """Arrays of any layout, whole, as numpy arrays on every process; all processes must call it."""
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def place(mesh: Mesh, make: Callable, *args: Any, rules: Rules = ()) -> Any:
