@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from lvit_jax.errors import InputError, Stopped
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import Checkpoints, restore
+from lvit_jax.training.clock import Clock
 from lvit_jax.training.optim import Schedule
-from lvit_jax.training.report import Clock, Report, say
+from lvit_jax.training.report import Report, say
 from lvit_jax.training.step import make_step
 from lvit_jax.types import Eval, Objective, TrainState
 
@@ -67,6 +68,7 @@ def fit(run: Run) -> TrainState:
     """
     check_intervals(run)
     mesh_lib.check_batch(run.batch_size, run.mesh, run.accumulate)
+    clock = Clock(run.batch_size, run.steps, run.mesh.size)
     state = restore(run.workdir, run.init())
     start = int(state.step)
     if start >= run.steps:
@@ -76,7 +78,7 @@ def fit(run: Run) -> TrainState:
         say(f"{run.workdir}: going on from step {start}")
     report = Report(run.workdir, start, run.steps, run.tensorboard)
     with Checkpoints(run.workdir, run.keep) as checkpoints, report:
-        return _train(run, state, start, checkpoints, report)
+        return _train(run, state, clock, checkpoints, report)
 
 
 def check_intervals(run: Run) -> None:
@@ -97,30 +99,29 @@ def check_intervals(run: Run) -> None:
         raise InputError(f"log.profile={run.profile}; it must be (first step, at least 2; how many, at least 1)")
 
 
-def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, report: Report) -> TrainState:
+def _train(run: Run, state: TrainState, clock: Clock, checkpoints: Checkpoints, report: Report) -> TrainState:
     """Steps start+1 to run.steps; step n is the n-th update, and the state after it has `step` n."""
-    step = _compiled(run, state)
+    step, start = _compiled(run, state), int(state.step)
     seed = jax.device_put(np.uint32(run.seed % 2**32), mesh_lib.replicated(run.mesh))
-    meter = _Meter(run, start, report)
+    meter = _Meter(run, start, clock, report)
     batches = run.batches(start)
     for n in range(start + 1, run.steps + 1):
-        with meter.clock.waiting():
+        with clock.spending("data"):
             batch = meter.host(next(batches))
         state, metrics = step(state, mesh_lib.put(run.mesh, batch), seed)
-        if n == start + 1:
-            meter.clock.begin(n)  # not from before it: the pipeline started up, and the step compiled
         meter.push(n, metrics)
         last = n == run.steps
         if last or n % run.save_every == 0:
             meter.flush()  # raises where this step must not be saved
-            checkpoints.save(n, state)
+            with clock.spending("checkpoint"):
+                checkpoints.save(n, state)
         if not last and multihost_utils.reached_preemption_sync_point(n):
             _leave(run, n, state, meter, checkpoints)
             return state
         for evaluation in run.evals:
             if last or n % evaluation.every == 0:
                 meter.flush()
-                with meter.clock.left_out():
+                with clock.spending("evaluation"):
                     report.evaluation(evaluation.name, n, evaluation.run(state))
         _profile(run, start, n, state)
     return state
@@ -165,10 +166,10 @@ def _profile(run: Run, start: int, n: int, state: TrainState) -> None:
 class _Meter:
     """Reads the metrics of a step once the next one is under way, checks that they are finite, and reports them."""
 
-    def __init__(self, run: Run, start: int, report: Report):
-        self._run, self._report, self._lr = run, report, jax.jit(run.schedule)
+    def __init__(self, run: Run, start: int, clock: Clock, report: Report):
+        self._run, self._clock, self._report, self._lr = run, clock, report, jax.jit(run.schedule)
         self._lr(0)  # compiles here, not in the time of a step
-        self.clock = Clock(run.batch_size, run.steps, start)
+        self._first = start + 1
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._window: list[dict[str, float]] = []
         self._broken = 0
@@ -182,8 +183,16 @@ class _Meter:
         """Takes the metrics of step n, on their way to the host, and reads those of the step before."""
         for value in metrics.values():
             value.copy_to_host_async()
+        if n == self._first:
+            say(f"step {n} after {self._started(metrics):.1f} s of loading and compiling")
         previous, self._pending = self._pending, (n, metrics)
         self._read(previous)
+
+    def _started(self, metrics: dict[str, jax.Array]) -> float:
+        """Waits for the first step: the time of the others does not count what came before them."""
+        jax.block_until_ready(metrics)
+        self._clock.begin(self._first)
+        return self._clock.age()
 
     def flush(self) -> None:
         """Reads what is pending; afterwards the last step is known to be finite."""
@@ -207,7 +216,7 @@ class _Meter:
         means = {name: float(np.mean([values[name] for values in self._window])) for name in self._window[0]}
         self._window = []
         broken = self._total(self._broken)
-        self._report.train(n, means | {"lr": float(self._lr(n - 1)), "broken": broken} | self.clock.read(n))
+        self._report.train(n, means | {"lr": float(self._lr(n - 1)), "broken": broken} | self._clock.read(n))
 
     @staticmethod
     def _total(count: int) -> int:
