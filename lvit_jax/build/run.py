@@ -37,6 +37,7 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
     tx, schedule, steps = make_optimizer(config, abstract.params, data.train.size)
     weights = load_weights(config, abstract, data.record, old["hashes"] if old else {})
     record = make_record(config, data, weights.hashes, steps)
+    mesh_lib.check_alike(record)
     if old:
         check_same(old, record)
 

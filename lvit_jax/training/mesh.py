@@ -1,5 +1,7 @@
 """Where arrays live: the mesh, the sharding of each leaf, and the way of a host batch onto the devices."""
 
+import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +77,21 @@ def put(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array
 def this_process() -> dict[str, int]:
     """{'process', 'processes'}: which slice of every batch this process reads."""
     return {"process": jax.process_index(), "processes": jax.process_count()}
+
+
+def check_alike(facts: Mapping[str, Any]) -> None:
+    """Raises InputError where a fact (JSON) is another in this process than in process 0; all processes must call it.
+
+    What differs between hosts (a data set, weights, a version) would train something that nobody asked for.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
+    every = multihost_utils.process_allgather(np.array(digests, np.uint32))  # [processes, facts]
+    for name, column in zip(facts, every.T, strict=True):
+        others = np.flatnonzero(column != column[0])
+        if len(others):
+            raise InputError(f"{name} of process {others[0]} is not that of process 0; every host must have the same")
 
 
 def gather(tree: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from saved import saved
 
 from lvit_jax.training.report import read_metrics
@@ -50,7 +51,7 @@ def free_port():
             return port
 
 
-def start(command, devices, *place):
+def start(command, devices, *place, cwd=ROOT):
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -58,12 +59,12 @@ def start(command, devices, *place):
     }
     main = [sys.executable, "-c", "from lvit_jax.bin.app import lvit; lvit()"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*main, *command, *place], cwd=ROOT, env=env, **pipes)
+    return subprocess.Popen([*main, *command, *place], cwd=cwd, env=env, **pipes)
 
 
-def start_two(command):
+def start_two(command, *, folders=(ROOT, ROOT)):
     place = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
-    return [start(command, 2, *place, f"--process={i}") for i in (0, 1)]
+    return [start(command, 2, *place, f"--process={i}", cwd=folder) for i, folder in enumerate(folders)]
 
 
 def finish(*processes, code=0):
@@ -173,6 +174,28 @@ def test_another_number_of_processes_goes_on(one, tmp_path, first):
     said = finish(*begun[3 - first](train(tmp_path)))[0][1]
     assert "going on from step" in said
     np.testing.assert_allclose(losses(tmp_path)[:20], losses(one)[:20], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_process_is_preempted_too(tmp_path):
+    """A single host joins nobody, but hears of its preemption."""
+    process = start(train(tmp_path), 1, f"--coordinator=127.0.0.1:{free_port()}", "--processes=1", "--process=0")
+    wait_for(8, tmp_path, [process])
+    process.send_signal(signal.SIGTERM)
+    assert "preempted: saved step" in finish(process)[0][1]
+
+
+@pytest.mark.slow
+def test_other_images_on_another_host_are_refused(tmp_path):
+    for host, count in (("a", 40), ("b", 41)):
+        for i in range(count):
+            path = tmp_path / host / "images" / str(i % 2) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), i).save(path)
+    command = train(tmp_path / "run", **{"data_source": "folder:images", "data_pad": 0})
+    said = finish(*start_two(command, folders=(tmp_path / "a", tmp_path / "b")), code=2)
+    assert all("data of process 1 is not that of process 0" in errors for _, errors in said)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_process_that_does_not_come_is_named(tmp_path):
