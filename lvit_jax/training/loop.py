@@ -16,7 +16,6 @@ from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import Checkpoints, restore
 from lvit_jax.training.optim import Schedule
 from lvit_jax.training.report import Clock, Report, say
-from lvit_jax.training.step import make_step
 from lvit_jax.types import Eval, Objective, TrainState
 
 
@@ -37,7 +36,7 @@ class Run(NamedTuple):
     seed: int
     batch_size: int  # images per step over all processes
     accumulate: int = 1
-    rules: mesh_lib.Rules = ()  # sharding of parameters; default: every device holds them all
+    rules: mesh_lib.Rules = ()  # sharding of parameters, before that by shape (`mesh.spread`)
     save_every: int = 1000
     keep: int = 2
     log_every: int = 50
@@ -98,7 +97,7 @@ def check_intervals(run: Run) -> None:
 
 def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, report: Report) -> TrainState:
     """Steps start+1 to run.steps; step n is the n-th update, and the state after it has `step` n."""
-    step = _compiled(run, state)
+    step = mesh_lib.jit_step(run.mesh, run.objective, run.tx, state, run.accumulate, run.rules)
     seed = jax.device_put(np.uint32(run.seed % 2**32), mesh_lib.replicated(run.mesh))
     meter = _Meter(run, start, report)
     batches = run.batches(start)
@@ -120,22 +119,6 @@ def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, re
                     report.evaluation(evaluation.name, n, evaluation.run(state))
         _profile(run, start, n, state)
     return state
-
-
-def _compiled(run: Run, state: TrainState) -> Callable:
-    """(state, batch, seed) -> (state, metrics) on this mesh; it takes over the buffers of the state it is given."""
-    here, whole = mesh_lib.shardings(run.mesh, state, run.rules), mesh_lib.replicated(run.mesh)
-
-    # The seed is an argument, so that runs that differ in it alone share one entry of the compile cache.
-    def step(state, batch, seed):
-        return make_step(run.objective, run.tx, seed, run.accumulate)(state, batch)
-
-    return jax.jit(
-        step,
-        in_shardings=(here, mesh_lib.batch_sharding(run.mesh), whole),
-        out_shardings=(here, whole),
-        donate_argnums=0,
-    )
 
 
 def _profile(run: Run, start: int, n: int, state: TrainState) -> None:
