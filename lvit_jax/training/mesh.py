@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lvit_jax.errors import InputError, unknown
@@ -43,16 +43,27 @@ def make_mesh(devices: int | None = None, fsdp: int = 1, available: Sequence[jax
         sizes = ", ".join(str(len(group)) for group in slices.values())
         whole = count // len(slices) * len(slices)
         raise InputError(f"mesh.devices={count} cuts slices unevenly ({sizes}); take all {len(available)}, or {whole}")
-    each = count // len(slices)
-    if fsdp < 1 or each % fsdp:
-        near = min((n for n in range(1, each + 1) if each % n == 0), key=lambda n: abs(n - fsdp))
-        raise InputError(f"mesh.fsdp={fsdp} does not divide the {each} device(s) of a slice; nearest: {near}")
-    grids = [mesh_utils.create_device_mesh((each // fsdp, fsdp), group) for _, group in sorted(slices.items())]
+    grid = _grid(count // len(slices), fsdp)
+    grids = [mesh_utils.create_device_mesh(grid, group) for _, group in sorted(slices.items())]
     # Auto: with the default type, Explicit, every device would silently do the whole batch.
     return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+def abstract_mesh(devices: int, fsdp: int = 1, slices: int = 1) -> AbstractMesh:
+    """The shape of the mesh over so many devices that are not here; raises as `make_mesh`."""
+    data, fsdp = _grid(devices // slices, fsdp)
+    return AbstractMesh((slices * data, fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _grid(each: int, fsdp: int) -> tuple[int, int]:
+    """(data, fsdp) of the devices of one slice."""
+    if fsdp < 1 or each % fsdp:
+        near = min((n for n in range(1, each + 1) if each % n == 0), key=lambda n: abs(n - fsdp))
+        raise InputError(f"mesh.fsdp={fsdp} does not divide the {each} device(s) of a slice; nearest: {near}")
+    return each // fsdp, fsdp
+
+
+def check_batch(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
     """Raises InputError where a batch does not split evenly over devices and accumulated microbatches."""
     parts = mesh.size * accumulate
     if batch_size < 1 or batch_size % parts:
@@ -63,7 +74,7 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
         )
 
 
-def spread(mesh: Mesh, shape: tuple[int, ...]) -> tuple:
+def spread(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> tuple:
     """Where no rule speaks: the longest dimension that 'fsdp' divides is split, the last of equals (the output's).
 
     Vectors and small leaves stay whole.
@@ -76,7 +87,7 @@ def spread(mesh: Mesh, shape: tuple[int, ...]) -> tuple:
     return (*(None,) * longest, "fsdp")
 
 
-def shardings(mesh: Mesh, tree: Any, rules: Rules = ()) -> Any:
+def shardings(mesh: Mesh | AbstractMesh, tree: Any, rules: Rules = ()) -> Any:
     """The NamedSharding of each leaf: that of the first rule that matches its name, else `spread` by its shape.
 
     A rule speaks of a parameter ('encoder/.*/kernel', (None, 'fsdp')) and holds wherever the parameter's name ends
@@ -107,7 +118,7 @@ def _check_rules(rules: Rules) -> None:
             raise InputError(f"mesh.rules has {rule!r}; a rule is ('regex', (axis or None of each dimension, ...))")
 
 
-def _check_spec(mesh: Mesh, name: str, shape: tuple[int, ...], spec: tuple) -> None:
+def _check_spec(mesh: Mesh | AbstractMesh, name: str, shape: tuple[int, ...], spec: tuple) -> None:
     if len(spec) > len(shape):
         raise InputError(f"mesh.rules: {spec} has {len(spec)} dimensions, and {name} has {len(shape)}: {shape}")
     if len(set(spec) - {None}) < len(spec) - list(spec).count(None):
@@ -119,7 +130,7 @@ def _check_spec(mesh: Mesh, name: str, shape: tuple[int, ...], spec: tuple) -> N
             raise InputError(f"mesh.rules: {name} {shape} does not divide by {axis}={mesh.shape[axis]}")
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The leading axis of every array of a batch is split over all devices."""
     return NamedSharding(mesh, P(AXES))
 
