@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "names, classes and probabilities for a folder of images",
     "export_torch": "a run as PyTorch weights: timm folder, transformers folder, MAE file",
     "import_torch": "PyTorch weights as a folder that runs can start from",
+    "plan": "memory, FLOPs, time and fit of a run on a TPU topology, without a TPU",
     "bench": "measures this machine: the training step, the input pipeline",
     "demo": "the whole road on bundled data, with a report",
 }

@@ -17,7 +17,6 @@ from lvit_jax.training.checkpoint import Checkpoints, restore
 from lvit_jax.training.clock import Clock
 from lvit_jax.training.optim import Schedule
 from lvit_jax.training.report import Report, say
-from lvit_jax.training.step import make_step
 from lvit_jax.types import Eval, Objective, TrainState
 
 
@@ -38,7 +37,7 @@ class Run(NamedTuple):
     seed: int
     batch_size: int  # images per step over all processes
     accumulate: int = 1
-    rules: mesh_lib.Rules = ()  # sharding of parameters; default: every device holds them all
+    rules: mesh_lib.Rules = ()  # sharding of parameters, before that by shape (`mesh.spread`)
     save_every: int = 1000
     keep: int = 2
     log_every: int = 50
@@ -101,7 +100,8 @@ def check_intervals(run: Run) -> None:
 
 def _train(run: Run, state: TrainState, clock: Clock, checkpoints: Checkpoints, report: Report) -> TrainState:
     """Steps start+1 to run.steps; step n is the n-th update, and the state after it has `step` n."""
-    step, start = _compiled(run, state), int(state.step)
+    step = mesh_lib.jit_step(run.mesh, run.objective, run.tx, state, run.accumulate, run.rules)
+    start = int(state.step)
     seed = jax.device_put(np.uint32(run.seed % 2**32), mesh_lib.replicated(run.mesh))
     meter = _Meter(run, start, clock, report)
     batches = run.batches(start)
@@ -133,22 +133,6 @@ def _leave(run: Run, n: int, state: TrainState, meter: "_Meter", checkpoints: Ch
         meter.flush()
         checkpoints.save(n, state)
     say(f"preempted: saved step {n} of {run.steps}; the same command goes on from there")
-
-
-def _compiled(run: Run, state: TrainState) -> Callable:
-    """(state, batch, seed) -> (state, metrics) on this mesh; it takes over the buffers of the state it is given."""
-    here, whole = mesh_lib.shardings(run.mesh, state, run.rules), mesh_lib.replicated(run.mesh)
-
-    # The seed is an argument, so that runs that differ in it alone share one entry of the compile cache.
-    def step(state, batch, seed):
-        return make_step(run.objective, run.tx, seed, run.accumulate)(state, batch)
-
-    return jax.jit(
-        step,
-        in_shardings=(here, mesh_lib.batch_sharding(run.mesh), whole),
-        out_shardings=(here, whole),
-        donate_argnums=0,
-    )
 
 
 def _profile(run: Run, start: int, n: int, state: TrainState) -> None:

@@ -9,7 +9,8 @@ from toy import batches, make_run, values
 
 from lvit_jax.errors import InputError
 from lvit_jax.training.checkpoint import steps
-from lvit_jax.training.loop import NonFinite, _compiled, fit
+from lvit_jax.training.loop import NonFinite, fit
+from lvit_jax.training.mesh import jit_step
 from lvit_jax.training.report import read_metrics
 from lvit_jax.types import Eval
 
@@ -191,7 +192,9 @@ def test_runs_that_differ_in_their_seed_share_one_program_and_draw_their_own_noi
     runs = [make_run(tmp_path / str(seed), seed=seed, steps=3) for seed in (1, 2)]
     states = [run.init() for run in runs]
     batch = {"image": next(batches(0))["image"]}
-    programs = [_compiled(run, s).lower(s, batch, np.uint32(0)).as_text() for run, s in zip(runs, states, strict=True)]
+    steps = [jit_step(run.mesh, run.objective, run.tx, s) for run, s in zip(runs, states, strict=True)]
+    programs = [step.lower(s, batch, np.uint32(0)).as_text() for step, s in zip(steps, states, strict=True)]
     assert programs[0] == programs[1]
-    losses = [_compiled(run, s)(s, batch, np.uint32(run.seed))[1]["loss"] for run, s in zip(runs, states, strict=True)]
+    every = zip(steps, runs, states, strict=True)
+    losses = [step(s, batch, np.uint32(run.seed))[1]["loss"] for step, run, s in every]
     assert losses[0] != losses[1]
