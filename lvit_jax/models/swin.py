@@ -115,7 +115,7 @@ class SwinBlock(nn.Module):
             return out
         x = x + DropPath(self.drop_path)(out.attn, train)
         mlp = Mlp(self.dtype, name="mlp")(LayerNorm(self.dtype, self.norm_eps, name="norm2")(x))
-        return out.replace(x=x + DropPath(self.drop_path)(mlp, train), mlp=mlp)
+        return out.replace(x=x + DropPath(self.drop_path)(mlp, train), middle=x, mlp=mlp)
 
 
 class PatchMerging(nn.Module):
