@@ -13,7 +13,7 @@ from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.features import Features
 from lvit_jax.models.initial import redrawn
 from lvit_jax.models.layers import LayerNorm, Linear, unpatchify
-from lvit_jax.models.swin import SwinBlock
+from lvit_jax.models.swin import SwinBlock, effective_window
 from lvit_jax.objectives.losses import pixel_targets
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
@@ -53,6 +53,13 @@ class BlockHead(nn.Module):
         """[B,N,D] on a grid -> [B,N,pixels]."""
         x = LayerNorm(self.dtype, self.norm_eps, name="norm")(x) if self.norm else x
         x = Linear(self.width, self.dtype, name="embed")(x)
+        try:
+            effective_window(self.window, 0, grid)
+        except InputError as error:
+            sizes = f"objective.head={{'width': {self.width}, 'heads': {self.heads}, 'window': ...}} in a config file"
+            raise InputError(
+                f"the block of the head: {error}; set {sizes}, or --config.objective.head=linear"
+            ) from None
         block = SwinBlock(self.heads, self.window, 0, 0.0, self.dtype, norm_eps=self.norm_eps, name="block_0")
         return Linear(self.pixels, self.dtype, name="head")(block(x, grid, False).x)
 
@@ -97,7 +104,7 @@ def make_simmim(
     """SimMIM pre-training: params {encoder, decoder}.
 
     Args:
-      encoder: any encoder that takes `mask`; it gets a final norm.
+      encoder: a ViT or a Swin, which take `mask`; it gets a final norm.
       head: "linear" (one Linear), "block" (a Linear, a Swin block, a Linear), or width, heads, window of its block.
       mask_ratio: share of the units masked, rounded up.
       mask_unit: side of a unit in pixels, a multiple of the patch size.
@@ -200,7 +207,8 @@ def draw_mask(rng: jax.Array, images: jax.Array, ratio: float, unit: int, patch_
     units = rows * columns
     masked = math.ceil(ratio * units)
     if masked == units:
-        most = f"at most mask_ratio={(units - 1) / units:.3g}" if units > 1 else f"a mask_unit below {unit}"
+        most = 1000 * (units - 1) // units / 1000  # rounded down, so that it works
+        most = f"at most mask_ratio={most}" if units > 1 else f"a mask_unit below {unit}"
         raise InputError(f"mask_ratio={ratio} masks all {units} units of {unit} pixels; nearest: {most}")
     rank = jax.random.uniform(rng, (len(images), units)).argsort(axis=1).argsort(axis=1)
     mask = (rank < masked).astype(jnp.float32).reshape(-1, rows, columns)
