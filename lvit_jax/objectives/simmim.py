@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.features import Features
+from lvit_jax.models.heads import pool
 from lvit_jax.models.initial import redrawn
 from lvit_jax.models.layers import LayerNorm, Linear, unpatchify
 from lvit_jax.models.swin import SwinBlock, effective_window
@@ -173,13 +174,13 @@ def forward(
 def make_predict(
     model: SimMIM, masking: Masking, norm_pix: bool
 ) -> Callable[[Tree, TrainState, Batch], dict[str, jax.Array]]:
-    """`predict` as MAE's (`mae.make_predict`): image, masked, reconstruction, and loss under a fixed mask."""
+    """`predict` as MAE's (`mae.make_predict`): image, masked, reconstruction, loss under a fixed mask, features."""
 
     def predict(params: Tree, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         images = batch["image"]
         masked = masking(jax.random.key(0), images)
-        params = {"params": {part: params[part] for part in ("encoder", "decoder")}}
-        out = model.apply(params, images, masked.patches)
+        weights = {"params": {part: params[part] for part in ("encoder", "decoder")}}
+        out = model.apply(weights, images, masked.patches)
         targets, removed = pixel_targets(images, out.stride, norm_pix), masked.pixels
         predicted = unpatchify(out.prediction * targets.std + targets.mean, out.stride, out.grid)
         counted = removed * batch["mask"][:, None, None, None] if "mask" in batch else removed
@@ -188,6 +189,7 @@ def make_predict(
             "masked": images * (1 - removed),
             "reconstruction": images * (1 - removed) + predicted * removed,
             "loss": reconstruction_loss(out, images, counted, norm_pix),
+            "features": pool(model.encoder.apply({"params": params["encoder"]}, images), "mean"),
         }
 
     return predict
