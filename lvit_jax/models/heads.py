@@ -85,6 +85,8 @@ class DistilledClassifier(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array] | jax.Array:
         """images [B,H,W,C] -> float32 logits [B,C] of the main head and of the distillation head, or their mean."""
         features = self.encoder(images, train=train)
+        if self.head.pool == "cls":  # then no head reads the patches, and the neck need not
+            features = features.replace(tokens=features.tokens[:, : features.prefix])
         features = self.neck(features) if self.neck else features
         main, dist = self.head(features), self.dist_head(features)
         return (main + dist) / 2 if self.averaged else (main, dist)
