@@ -194,3 +194,27 @@ def test_published_numbers_reach_model_and_optimizer(name, tmp_path):
     if millions:
         count = sum(leaf.size for leaf in flatten(abstract.params).values())
         assert count / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher_size", "overrides"),
+    [
+        ("tinymim_small", "vit_base", ["--config.model.last_heads=12"]),
+        ("tinymim_small", "vit_large", ["--config.objective.teacher_layer=18"]),
+        ("tinymim_tiny", "vit_small", ["--config.model.last_heads=6"]),
+        ("tinymim_tiny", "vit_base", ["--config.model.last_heads=12"]),
+        ("tinymim_cls", "vit_large", ["--config.model.name=vit_small", "--config.model.heads=6"]),
+        ("tinymim_features", "vit_large", ["--config.model.name=vit_tiny", "--config.model.heads=6"]),
+    ],
+)
+def test_rows_in_docstrings_build(name, teacher_size, overrides, tmp_path):
+    """TinyMIM's sequences of teachers and its targets at other sizes, as their configs describe them."""
+    text = (ROOT / "pretrain" / f"{name}.py").read_text()
+    assert all(flag in text for flag in overrides)
+    model = {"name": teacher_size, "image_size": 224, "patch_size": 16, "channels": 3}
+    model |= {"heads": 6} if teacher_size == "vit_small" else {}
+    write_record(tmp_path, {"kind": "import", "config": {"model": model, "objective": None}})
+    overrides = [*overrides, "--config.train.epochs=100", f"--config.init.teacher={tmp_path}"]
+    config = flags.check(flags.override(flags.load_config(f"pretrain/{name}"), overrides)).to_dict()
+    abstract = shapes(make_objective(config, None), config)
+    assert make_optimizer(config, abstract.params, 1_281_167)[2] == 100 * 312

@@ -13,6 +13,7 @@ class Method(NamedTuple):
     needs: frozenset[str] = frozenset()  # `models.ABILITIES` of its encoder, and of a teacher that is one
     teacher: str | None = None  # its second argument: an "encoder" or a whole "classifier"
     classifies: bool = False  # evaluations and predictions read its logits
+    compares: bool = False  # examples of a batch with each other, so that accumulation over smaller ones changes it
 
 
 OBJECTIVES = {
@@ -20,7 +21,7 @@ OBJECTIVES = {
     "distill": Method("lvit_jax.objectives.distill:make_distill", frozenset({"keep"}), "encoder"),
     "d2": Method("lvit_jax.objectives.distill:make_d2", frozenset({"keep", "inner"}), "encoder"),
     "tinymim": Method("lvit_jax.objectives.tinymim:make_tinymim", frozenset({"keep", "cls"}), "encoder"),
-    "moco": Method("lvit_jax.objectives.moco:make_moco", frozenset({"cls"})),
+    "moco": Method("lvit_jax.objectives.moco:make_moco", frozenset({"cls"}), compares=True),
     "simmim": Method("lvit_jax.objectives.simmim:make_simmim", frozenset({"mask"})),
     "simmim_d2": Method("lvit_jax.objectives.simmim_d2:make_simmim_d2", frozenset({"mask", "stages"}), "encoder"),
     "classify": Method("lvit_jax.objectives.classify:make_classify", classifies=True),

@@ -154,7 +154,11 @@ def head_sizes(head: str | Mapping[str, int]) -> dict[str, int] | None:
 
 
 def init_params(model: SimMIM, masking: Masking, rng: jax.Array, batch: Batch) -> Tree:
-    """Fresh {encoder, decoder}; Linears of blocks from N(0, 0.02), as in the official code."""
+    """Fresh {encoder, decoder}; Linears of blocks from N(0, 0.02), as in the official code.
+
+    The Linears before and after the block of a head, and a linear head, start from Xavier-uniform (as the probe of D²
+    does), which is ours: the official linear head is a convolution that keeps PyTorch's own start.
+    """
     images = batch["image"][:1]
     params = model.init(rng, images, masking(rng, images).patches)["params"]
     keys = jax.random.split(rng, len(params))

@@ -160,6 +160,12 @@ def test_a_hiera_goes_on_at_another_image_size_with_its_decoder(weights, tmp_pat
         np.testing.assert_array_equal(ours[name], resample(theirs[name], *grids, prefix=0))
 
 
+@pytest.mark.parametrize(("config", "accumulate", "warned"), [("moco", 2, True), ("moco", 1, False), ("mae", 2, False)])
+def test_accumulation_that_changes_the_mathematics_is_said(weights, tmp_path, caplog, config, accumulate, warned):
+    built(weights, tmp_path, config, f"--config.train.accumulate={accumulate}")
+    assert ("images of a microbatch" in caplog.text) == warned
+
+
 def test_some_fields_may_be_unset():
     for config, field in (("finetune_distill", "objective.expand"), ("finetune_rpe", "model.layer_scale")):
         section, key = field.split(".")
