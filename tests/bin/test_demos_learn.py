@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
 
 
 def learnt(run, config):
-    """Features of untrained encoders have a deviation of 0.03 (Hiera) to 0.2 here, those of trained ones twice that."""
+    """The features of the untrained ViT have a deviation of 0.06, of the Hiera 0.24; trained ones have 0.5 and 0.38."""
     assert last(run, "val/loss") < best_constant(config)[1]
     assert last(run, "val/feature_std") > 0.25
 
