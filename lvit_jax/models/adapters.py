@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lvit_jax.models.layers import Block, Linear
+from lvit_jax.models.layers import Block, Linear, torch_uniform
 from lvit_jax.models.vit import ViT
 
 
@@ -20,11 +20,7 @@ class Adapter(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """float32, `axis` of any size -> `axis` of size `features`."""
         size = x.shape[self.axis]
-
-        def kernel_init(rng, shape):  # PyTorch's default for Linear and 1x1 convolution
-            return jax.random.uniform(rng, shape, minval=-(size**-0.5), maxval=size**-0.5)
-
-        kernel = self.param("kernel", kernel_init, (size, self.features))
+        kernel = self.param("kernel", torch_uniform(size), (size, self.features))
         # Logits reach tens: on TPU the default precision would round them to bfloat16 first.
         mixed = jnp.tensordot(x, kernel, axes=(self.axis, 0), precision=jax.lax.Precision.HIGHEST)
         return jnp.moveaxis(mixed, -1, self.axis)

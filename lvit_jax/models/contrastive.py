@@ -4,8 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# PyTorch's default for a Linear, which MoCo-v3 leaves as it is in its heads: uniform within ±1/√fan_in.
-torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+from lvit_jax.models.layers import torch_uniform
 
 
 class BatchNorm(nn.Module):
@@ -50,7 +49,8 @@ class Perceptron(nn.Module):
         """[B,D] -> float32 [B,widths[-1]]."""
         for i, width in enumerate(self.widths):
             last = i == len(self.widths) - 1
-            fc = nn.Dense(width, use_bias=False, kernel_init=torch_uniform, dtype=jnp.dtype(self.dtype), name=f"fc_{i}")
+            start = torch_uniform(x.shape[-1])  # which MoCo-v3 leaves as it is in its heads
+            fc = nn.Dense(width, use_bias=False, kernel_init=start, dtype=jnp.dtype(self.dtype), name=f"fc_{i}")
             x = BatchNorm(affine=not last, name=f"norm_{i}")(fc(x), train)
             x = x if last else nn.relu(x)
         return x

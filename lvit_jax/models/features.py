@@ -7,7 +7,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from lvit_jax.models.ops import mixture, products, softmax
+from lvit_jax.models.ops import mixture, products
 
 
 @flax.struct.dataclass
@@ -33,7 +33,7 @@ class Features:
     blocks: tuple[BlockOut, ...]
     grid: tuple[int, int] = flax.struct.field(pytree_node=False)  # (rows, columns) of the whole image
     prefix: int = flax.struct.field(pytree_node=False, default=1)  # 0 for hierarchical encoders, which have no CLS
-    stages: tuple[jax.Array, ...] = ()  # [B,N,D] that each stage hands on, after its patch merging; () for a plain ViT
+    stages: tuple[jax.Array, ...] = ()  # [B,N,D] that each stage of a Swin hands on, after its patch merging
 
     @property
     def patches(self) -> jax.Array:
@@ -45,11 +45,6 @@ def attention_logits(block: BlockOut) -> jax.Array:
     """Q·Kᵀ/√K, bias included, before the softmax: float32 [B,W,H,M,N]. MAE-Lite distils this, not its softmax."""
     logits = relation_logits(block.q, block.k)
     return logits if block.bias is None else logits + block.bias.astype(jnp.float32)
-
-
-def relation(a: jax.Array, b: jax.Array) -> jax.Array:
-    """softmax(a·bᵀ/√K), the token relation of TinyMIM: [B,W,M,H,K] and [B,W,N,H,K] -> float32 [B,W,H,M,N]."""
-    return softmax(relation_logits(a, b))
 
 
 def attend(block: BlockOut, mask: jax.Array | None = None) -> jax.Array:

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvit_jax.errors import InputError, unknown
-from lvit_jax.models import ENCODERS
+from lvit_jax.errors import InputError
 from lvit_jax.models.features import Features
 from lvit_jax.models.hiera_layers import Fusion, HieraBlock, OverlappingEmbed, roll, to_grid, unroll
 from lvit_jax.models.layers import LayerNorm, drop_path_rates, take
-from lvit_jax.models.vit import DTYPES
+from lvit_jax.models.sizes import check_divides, size_of
 
 LOCAL_STAGES = 2  # attention within mask units in the first two stages, over all tokens in the others
 
@@ -191,13 +190,9 @@ def hiera(
     Raises:
       InputError: an unknown name, or numbers that make no hierarchy.
     """
-    sizes = {key: size for key, (kind, size) in ENCODERS.items() if kind == "hiera"}
-    if name not in sizes:
-        raise unknown("model", name, sizes)
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
+    size = size_of(name, dtype, "hiera")
     stated = {"first_width": first_width, "depths": depths, "first_heads": first_heads}
-    size = sizes[name] | {key: value for key, value in stated.items() if value is not None}
+    size |= {key: value for key, value in stated.items() if value is not None}
     size["depths"] = tuple(size["depths"])
     _check(size, patch_kernel, patch_stride, patch_padding, mask_unit, q_pool)
     return Hiera(
@@ -216,12 +211,7 @@ def hiera(
 
 
 def _check(size: dict, kernel: int, stride: int, padding: int, mask_unit: int, q_pool: int) -> None:
-    if size["first_width"] % size["first_heads"]:
-        divisors = [h for h in range(1, size["first_width"] + 1) if size["first_width"] % h == 0]
-        near = min(divisors, key=lambda h: abs(h - size["first_heads"]))
-        raise InputError(
-            f"first_width {size['first_width']} is no multiple of first_heads={size['first_heads']}; nearest: {near}"
-        )
+    check_divides("first_width", size["first_width"], "first_heads", size["first_heads"])
     if mask_unit < 1 or mask_unit & (mask_unit - 1):
         near = 2 ** max(0, round(float(np.log2(max(mask_unit, 1)))))
         raise InputError(f"mask_unit={mask_unit} is no power of two; nearest: {near}")

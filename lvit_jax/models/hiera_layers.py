@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from lvit_jax.errors import InputError
 from lvit_jax.models.features import BlockOut, attend
-from lvit_jax.models.layers import DropPath, LayerNorm, Linear, Mlp, xavier
+from lvit_jax.models.layers import DropPath, LayerNorm, Linear, Mlp, torch_uniform, xavier
 from lvit_jax.models.ops import linear
 
 
@@ -45,11 +45,6 @@ def pool_2x2(x: jax.Array, units: int) -> jax.Array:
     """The maximum over each 2x2: [B,N,D] -> [B,N/4,D]."""
     b, n, d = x.shape
     return x.reshape(b, units, 4, n // units // 4, d).max(axis=2).reshape(b, n // 4, d)
-
-
-def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for the weight and the bias of a convolution."""
-    return lambda rng, shape: jax.random.uniform(rng, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
 
 
 class OverlappingEmbed(nn.Module):

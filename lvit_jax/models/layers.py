@@ -13,6 +13,13 @@ DROP_PATH_SHAPES = ("linear", "constant")
 xavier = nn.initializers.xavier_uniform()
 
 
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for the weight and the bias of a Linear or a convolution."""
+    return lambda rng, shape, dtype=jnp.float32: jax.random.uniform(
+        rng, shape, dtype, minval=-(fan_in**-0.5), maxval=fan_in**-0.5
+    )
+
+
 def grid_of(images: jax.Array, patch_size: int) -> tuple[int, int]:
     """(rows, columns) of patches in images [B,H,W,C].
 
@@ -98,11 +105,8 @@ class PatchEmbed(nn.Module):
         def kernel_init(rng, shape):
             return xavier(rng, (fan_in, shape[-1])).reshape(shape)  # on the flattened weight, as MAE
 
-        def bias_init(rng, shape):  # PyTorch's default for a convolution, which MAE leaves as it is
-            return jax.random.uniform(rng, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
-
         kernel = self.param("kernel", kernel_init, (p, p, c, self.width))
-        bias = self.param("bias", bias_init, (self.width,))
+        bias = self.param("bias", torch_uniform(fan_in), (self.width,))  # which MAE leaves as it is
         patches = patchify(images, p)
         patches = patches if keep is None else take(patches, keep)
         kernel = kernel.reshape(fan_in, self.width).astype(self.dtype)

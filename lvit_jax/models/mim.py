@@ -12,11 +12,9 @@ from lvit_jax.models import DECODERS
 from lvit_jax.models.features import Features
 from lvit_jax.models.hiera import Hiera
 from lvit_jax.models.hiera_mim import HieraDecoder
-from lvit_jax.models.layers import Block, LayerNorm, Linear, patchify, take, unpatchify
+from lvit_jax.models.layers import Block, LayerNorm, Linear, take
 from lvit_jax.models.positions import sincos_2d
 from lvit_jax.models.vit import ViT
-
-__all__ = ["Decoder", "MaskedAutoencoder", "MimOut", "masked_autoencoder", "patchify", "random_masking", "unpatchify"]
 
 
 class MimOut(NamedTuple):

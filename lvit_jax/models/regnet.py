@@ -8,10 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lvit_jax.errors import InputError, unknown
-from lvit_jax.models import ENCODERS
+from lvit_jax.errors import InputError
 from lvit_jax.models.features import Features
-from lvit_jax.models.vit import DTYPES
+from lvit_jax.models.sizes import size_of
 
 
 class Conv(nn.Module):
@@ -102,8 +101,6 @@ def regnet(name: str, *, channels: int = 3, dtype: str = "bfloat16") -> RegNet:
       channels, dtype: as in `models.vit.vit`.
 
     Raises:
-      InputError: an unknown type.
+      InputError: an unknown name or type.
     """
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    return RegNet(**ENCODERS[name][1], channels=channels, dtype=dtype)
+    return RegNet(**size_of(name, dtype, "regnet"), channels=channels, dtype=dtype)

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvit_jax.errors import InputError, unknown
-from lvit_jax.models import ENCODERS
+from lvit_jax.errors import InputError
 from lvit_jax.models.features import BlockOut, Features, attend
 from lvit_jax.models.layers import DropPath, LayerNorm, Linear, Mlp, PatchEmbed, drop_path_rates, grid_of
 from lvit_jax.models.ops import linear
-from lvit_jax.models.vit import DTYPES
+from lvit_jax.models.sizes import check_divides, size_of
 
 Grid = tuple[int, int]
 TABLE_STD = 0.02  # of the bias tables and the mask token
@@ -257,20 +256,14 @@ def swin(
     Raises:
       InputError: an unknown name, as many heads as stages missed, a width that the heads do not divide.
     """
-    if name not in ENCODERS:
-        raise unknown("model", name, ENCODERS)
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
+    size = size_of(name, dtype, "swin")
     said = {"window": window, "width": width, "depths": depths, "heads": heads}
-    size = ENCODERS[name][1] | {key: value for key, value in said.items() if value is not None}
+    size |= {key: value for key, value in said.items() if value is not None}
     size |= {"depths": tuple(size["depths"]), "heads": tuple(size["heads"])}
     if len(size["depths"]) != len(size["heads"]):
         raise InputError(f"heads={size['heads']}: depths={size['depths']} needs {len(size['depths'])} of them")
     for stage, count in enumerate(size["heads"]):
-        here = size["width"] * 2**stage
-        if here % count:
-            near = min((h for h in range(1, here + 1) if here % h == 0), key=lambda h: abs(h - count))
-            raise InputError(f"width {here} of stage {stage + 1} is no multiple of {count} heads; nearest: {near}")
+        check_divides(f"stage {stage + 1}: width", size["width"] * 2**stage, "heads", count)
     if size["window"] < 1:
         raise InputError(f"window={size['window']}; the least is 1")
     rest = {"drop_path": drop_path, "remat": remat, "dtype": dtype, "norm_eps": norm_eps}

@@ -4,14 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lvit_jax.errors import InputError, unknown
-from lvit_jax.models import ENCODERS
+from lvit_jax.errors import unknown
 from lvit_jax.models.features import Features
 from lvit_jax.models.layers import DROP_PATH_SHAPES, Block, LayerNorm, PatchEmbed, drop_path_rates, grid_of
 from lvit_jax.models.positions import FIXED, sincos_2d
+from lvit_jax.models.sizes import check_divides, size_of
 
 POSITIONS = (*FIXED, "learned")
-DTYPES = ("bfloat16", "float32")
 
 
 class ViT(nn.Module):
@@ -137,21 +136,16 @@ def vit(
     Raises:
       InputError: an unknown name, or a width that the heads do not divide.
     """
-    sizes = {key: size for key, (kind, size) in ENCODERS.items() if kind in ("vit", "vit_rpe")}
-    if name not in sizes:
-        raise unknown("model", name, sizes)
+    size = size_of(name, dtype, "vit", "vit_rpe")
     if positions not in POSITIONS:
         raise unknown("positions", positions, POSITIONS)
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
     if drop_path_shape not in DROP_PATH_SHAPES:
         raise unknown("drop_path_shape", drop_path_shape, DROP_PATH_SHAPES)
-    size = sizes[name] | {
-        key: value for key, value in {"width": width, "depth": depth, "heads": heads}.items() if value is not None
-    }
-    _check_heads(size["width"], "heads", size["heads"])
+    said = {"width": width, "depth": depth, "heads": heads}
+    size |= {key: value for key, value in said.items() if value is not None}
+    check_divides("width", size["width"], "heads", size["heads"])
     if last_heads is not None:
-        _check_heads(size["width"], "last_heads", last_heads)
+        check_divides("width", size["width"], "last_heads", last_heads)
     return ViT(
         **size,
         patch_size=patch_size,
@@ -164,10 +158,3 @@ def vit(
         dtype=dtype,
         norm_eps=norm_eps,
     )
-
-
-def _check_heads(width: int, field: str, heads: int) -> None:
-    if width % heads:
-        valid = [h for h in range(1, width + 1) if width % h == 0]
-        near = min(valid, key=lambda h: abs(h - heads))
-        raise InputError(f"width {width} is no multiple of {field}={heads}; nearest: {near}")

@@ -28,7 +28,7 @@ def make_classify(
     Args:
       encoder: of any kind; its final norm gives way to the head's.
       classes: C.
-      pool: "mean" over patches with a fresh norm, or "cls".
+      pool: "mean" over patches with a fresh norm after it, "norm_mean" with the norm before it (Swin), or "cls".
       head_std: of the head's initial weights. MAE-Lite 0.02; MAE, and Hiera (0.02·0.001), 2e-5.
       mixup, cutmix: α of λ ~ Beta(α, α), 0 = off.
       smoothing: share of the target spread over all classes.

@@ -14,6 +14,7 @@ from lvit_jax.models.features import Features, attention_logits
 from lvit_jax.models.hiera import Hiera
 from lvit_jax.models.layers import Block
 from lvit_jax.models.mim import MaskedAutoencoder, masked_autoencoder
+from lvit_jax.models.ops import softmax
 from lvit_jax.models.vit import ViT
 from lvit_jax.objectives.losses import mse
 from lvit_jax.objectives.mae import forward, make_predict, reconstruction_loss
@@ -147,7 +148,7 @@ def view(features: Features, layer: int, target: str) -> jax.Array:
         x = features.blocks[layer].normed if layer < len(features.blocks) else features.tokens
         return x.astype(jnp.float32)
     logits = attention_logits(features.blocks[layer - 1])
-    return logits if target == "logits" else jax.nn.softmax(logits, axis=-1)
+    return logits if target == "logits" else softmax(logits)
 
 
 def _check(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvit_jax.models.mim import patchify
+from lvit_jax.models.layers import patchify
 
 
 class Targets(NamedTuple):

@@ -6,7 +6,8 @@ import jax
 
 from lvit_jax.models.heads import pool
 from lvit_jax.models.hiera import Hiera
-from lvit_jax.models.mim import MaskedAutoencoder, MimOut, masked_autoencoder, patchify, unpatchify
+from lvit_jax.models.layers import patchify, unpatchify
+from lvit_jax.models.mim import MaskedAutoencoder, MimOut, masked_autoencoder
 from lvit_jax.models.vit import ViT
 from lvit_jax.objectives.losses import masked_mse, pixel_targets
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables

@@ -74,7 +74,7 @@ def test_a_swin_fine_tunes_from_its_pre_training(swin, tmp_path):
         (["--config.objective.mask_ratio=1.0"], ["mask_ratio=1.0"]),
         (["--config.objective.mask_unit=8"], ["masks all 1 units", "below 8"]),
         (["--config.model.image_size=12", "--config.model.window=5"], ["12x12", "windows of 5", "nearest"]),
-        (["--config.model.heads=(3,4)"], ["width 32", "3 heads", "nearest"]),
+        (["--config.model.heads=(3,4)"], ["width 32", "heads=3", "nearest"]),
         (["--config.objective.head=linaer"], ["did you mean 'linear'"]),
     ],
 )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lvit_jax.models import DECODERS
-from lvit_jax.models.layers import PatchEmbed
-from lvit_jax.models.mim import masked_autoencoder, patchify, random_masking, unpatchify
+from lvit_jax.models.layers import PatchEmbed, patchify, unpatchify
+from lvit_jax.models.mim import masked_autoencoder, random_masking
 from lvit_jax.models.vit import vit
 from lvit_jax.tree import flatten
 

@@ -153,7 +153,7 @@ def test_sizes_of_the_recipes(name, millions):
         (lambda: swin("swin_mcro"), "did you mean 'swin_micro'"),
         (lambda: swin("swin_c48", dtype="float16"), "unknown dtype"),
         (lambda: small(heads=(2,)), "needs 2 of them"),
-        (lambda: small(heads=(2, 5)), "width 32 of stage 2 is no multiple of 5 heads; nearest: 4"),
+        (lambda: small(heads=(2, 5)), "stage 2: width 32 is no multiple of heads=5; nearest: 4"),
         (lambda: small(window=0), "window=0"),
         (lambda: shapes(small(), images(36, 36)), "images of 36x36 .* windows of 4 .*; nearest: 32x32"),
         (

@@ -8,7 +8,7 @@ import pytest
 from lvit_jax.errors import InputError
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.adapters import qkv_probe
-from lvit_jax.models.features import BlockOut, attention_logits, relation
+from lvit_jax.models.features import BlockOut, attention_logits, relation_logits
 from lvit_jax.models.layers import DropPath
 from lvit_jax.models.positions import sincos_2d
 from lvit_jax.models.vit import vit
@@ -54,7 +54,7 @@ def test_attention_logits_and_relation(features):
     bias = jnp.arange(4 * 49, dtype=jnp.float32).reshape(4, 7, 7)
     np.testing.assert_allclose(attention_logits(block.replace(bias=bias))[:, 0], expected + bias, rtol=1e-5, atol=1e-4)
     weights = jax.nn.softmax(v @ v.transpose(0, 1, 3, 2) / 8**0.5, axis=-1)
-    np.testing.assert_allclose(relation(block.v, block.v)[:, 0], weights, atol=1e-5)
+    np.testing.assert_allclose(jax.nn.softmax(relation_logits(block.v, block.v))[:, 0], weights, atol=1e-5)
 
 
 def test_keeping_all_patches_in_another_order_permutes_tokens(params, features):

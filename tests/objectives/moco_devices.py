@@ -1,4 +1,4 @@
-"""Twenty steps of MoCo-v3 on one and on four forced host devices, saved for test_moco.py: run as a program."""
+"""Twenty steps of MoCo-v3 on one and on four forced host devices, saved for test_moco_runs.py: run as a program."""
 
 import sys
 
