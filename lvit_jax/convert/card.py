@@ -160,7 +160,9 @@ def _hiera_facts(arch: HieraArch) -> dict[str, Any]:
 
 def _swin_facts(arch: SwinArch) -> dict[str, Any]:
     widths = [arch.width * 2**stage for stage in range(len(arch.depths))]
-    tokens = f"none: tokens after the {'final LayerNorm' if arch.norm else 'last block, for there is no final norm'}"
+    tokens = (
+        f"none: tokens after the {'final LayerNorm' if arch.final_norm else 'last block, for there is no final norm'}"
+    )
     heads = {None: {}, "linear": {"head of SimMIM": "a 1 × 1 convolution to pixels"}}
     facts = {
         "patch size": arch.patch_size,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from lvit_jax.convert import hiera, relative, swin
+from lvit_jax.convert import files, hiera, relative, relative_export, swin, swin_export
 from lvit_jax.convert.arch import Arch
 from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.convert.record import AnyArch
@@ -108,16 +108,17 @@ def library_outputs(
     Returns:
       outputs as `outputs` has them, and the library's name; or None, and why there is none.
     """
-    name = {"timm": "timm", "hf": "transformers"}.get(to)
-    if name is None:
+    forward = {"timm": _timm_forward, "hf": _hf_forward, "mae": _timm_file_forward}[to]
+    if to == "mae" and not _timm_reads(arch):
         return None, ""
+    name = "transformers" if to == "hf" else "timm"
     try:
         import torch
 
         admit_torchvision()
         pixels, noise = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(noise)
         with torch.no_grad():
-            made = (_timm_forward if to == "timm" else _hf_forward)(folder, arch, pixels, noise)
+            made = forward(folder, arch, pixels, noise)
     except ImportError:
         return None, f"{name} cannot be imported"
     return made.numpy(), name
@@ -140,11 +141,42 @@ def torch_outputs(
 def _timm_forward(folder: Path, arch: AnyArch, pixels: "torch.Tensor", _: "torch.Tensor") -> "torch.Tensor":
     import timm
 
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return _timm_outputs(timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), arch, pixels)
+
+
+def _timm_outputs(model: "torch.nn.Module", arch: AnyArch, pixels: "torch.Tensor") -> "torch.Tensor":
     if arch.pool:
         return model(pixels)
     tokens = model.forward_features(pixels)
     return tokens.flatten(1, 2) if isinstance(arch, SwinArch) else tokens
+
+
+def _timm_reads(arch: AnyArch) -> bool:
+    """Whether timm has a class for a file in the layout of the reference code."""
+    if arch.image_size[0] != arch.image_size[1]:
+        return False
+    plain = isinstance(arch, SwinArch) and not arch.mask_token and bool(arch.classes or arch.final_norm)
+    return plain or isinstance(arch, RelativeArch)
+
+
+def _timm_file_forward(folder: Path, arch: SwinArch | RelativeArch, pixels: "torch.Tensor", _: Any) -> "torch.Tensor":
+    """timm's model with the tensors of a file in the layout of the reference code, which timm itself reads."""
+    import timm
+    import torch
+
+    weights, _ = files.read(files.find(folder))
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    export, theirs = (swin_export, timm.models.swin_transformer)
+    if isinstance(arch, RelativeArch):
+        export, theirs = relative_export, timm.models.beit
+    config = export.timm_config(arch, {"crop": 1.0, "mean": (), "std": ()}, None)
+    args = config["model_args"] | ({} if getattr(arch, "qv_bias", True) else {"qkv_bias": False})
+    model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **args).eval()
+    if not args["qkv_bias"]:  # timm's then has no bias at all, MAE-Lite's an ordinary one
+        for block in model.blocks:
+            block.attn.qkv = torch.nn.Linear(arch.width, 3 * arch.width)
+    model.load_state_dict(theirs.checkpoint_filter_fn(tensors, model))
+    return _timm_outputs(model, arch, pixels)
 
 
 def _hf_forward(folder: Path, arch: AnyArch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":

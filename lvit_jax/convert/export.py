@@ -20,7 +20,6 @@ from lvit_jax.convert.swin import SwinArch
 from lvit_jax.errors import InputError
 
 TOLERANCE = 1e-4  # of the largest output
-WEIGHTS = (".pth", ".safetensors")
 _OTHER = {HieraArch: hiera_export.write, SwinArch: swin_export.write, RelativeArch: relative_export.write}
 
 
@@ -88,7 +87,7 @@ def check(folder: Path, to: str, params: Mapping[str, Any], arch: AnyArch) -> di
 
 def _read_back(folder: Path, to: str, arch: AnyArch, images: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, str]:
     """Outputs of the files under `folder`, read as any import is; and what computed them."""
-    found = next(path for path in folder.iterdir() if path.suffix in WEIGHTS) if to == "mae" else folder
+    found = files.find(folder) if to == "mae" else folder
     if not isinstance(arch, Arch):
         read = load(found, _unstated(arch) if to == "mae" else {})
         return outputs(read.params, arch if to == "mae" else read.arch, images, noise), "jax"

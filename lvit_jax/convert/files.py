@@ -212,6 +212,11 @@ def write_file(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str
     return True
 
 
+def find(folder: Path) -> Path:
+    """The file that `write_file` left in a folder."""
+    return next(path for path in folder.iterdir() if path.suffix in (".pth", ".safetensors"))
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """A config.json, as timm and transformers write theirs."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

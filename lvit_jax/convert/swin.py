@@ -29,7 +29,7 @@ class SwinArch(NamedTuple):
     patch_size: int
     channels: int
     image_size: tuple[int, int]
-    norm: bool = False  # the encoder has a final norm of its own: a classifier's is its head's, a D² student has none
+    final_norm: bool = False  # of the encoder: a classifier's is its head's, a D² student has none
     mask_token: bool = False
     classes: int | None = None
     decoder: str | dict[str, int] | None = None  # "linear", or width, heads and window of MAE-Lite's block
@@ -120,7 +120,7 @@ def infer(named: Weights, layout: str, stated: Mapping[str, Any], where: str) ->
         patch_size=patch_size,
         channels=channels,
         image_size=(size, size) if isinstance(size, int) else tuple(size),
-        norm=has("encoder/norm/scale") and not classifies,
+        final_norm=has("encoder/norm/scale") and not classifies,
         mask_token=has("encoder/mask_token"),
         classes=shape("head/fc/bias")[0] if classifies else None,
         decoder=_decoder(named),
@@ -208,7 +208,7 @@ def model_of(arch: SwinArch) -> Any:
     from lvit_jax.models.swin import swin
 
     encoder = swin(**{key: value for key, value in section(arch).items() if key != "image_size"})
-    return classifier(encoder, arch.classes, arch.pool) if arch.classes else encoder.clone(final_norm=arch.norm)
+    return classifier(encoder, arch.classes, arch.pool) if arch.classes else encoder.clone(final_norm=arch.final_norm)
 
 
 def shapes(arch: SwinArch) -> dict[str, tuple[int, ...]]:

@@ -38,7 +38,7 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
     return SwinArch(
         **{key: getattr(encoder, key) for key in ("width", "depths", "heads", "window", "patch_size", "channels")},
         image_size=(size, size) if isinstance(size, int) else tuple(size),
-        norm="norm" in params["encoder"] and not classifies,
+        final_norm="norm" in params["encoder"] and not classifies,
         mask_token="mask_token" in params["encoder"],
         classes=params["head"]["fc"]["bias"].shape[0] if classifies else None,
         decoder=_decoder(params["decoder"]) if decoder else None,
@@ -70,7 +70,7 @@ def write(
         layout = "simmim" if arch.mask_token else "swin"
         weights = to_torch(params, arch, layout) | buffers(arch, "encoder." if arch.mask_token else "")
         return files.write_file(folder / "swin", weights, notes)
-    if not (arch.classes or arch.norm):
+    if not (arch.classes or arch.final_norm):
         raise InputError(f"--to={to}: its Swins end in a norm, which this encoder has none of: --to=mae is the way")
     config = (timm_config if to == "timm" else hf_config)(arch, data, notes.get("licence"))
     weights = to_torch(params, arch._replace(mask_token=False), to)

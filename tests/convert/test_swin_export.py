@@ -24,9 +24,9 @@ SIZES = {"width": 48, "depths": (2, 1), "heads": (3, 6), "window": 7, "patch_siz
 BARE = SwinArch(**SIZES, image_size=(56, 56))
 ARCHS = {
     "classifier": BARE._replace(classes=5),
-    "encoder": BARE._replace(norm=True),
-    "simmim": BARE._replace(norm=True, mask_token=True, decoder="linear"),
-    "simmim block": BARE._replace(norm=True, mask_token=True, decoder={"width": 24, "heads": 3, "window": 7}),
+    "encoder": BARE._replace(final_norm=True),
+    "simmim": BARE._replace(final_norm=True, mask_token=True, decoder="linear"),
+    "simmim block": BARE._replace(final_norm=True, mask_token=True, decoder={"width": 24, "heads": 3, "window": 7}),
     "d2": BARE._replace(mask_token=True),
 }
 OBJECTIVES = {
