@@ -73,7 +73,9 @@ def write(
     if not (arch.classes or arch.final_norm):
         raise InputError(f"--to={to}: its Swins end in a norm, which this encoder has none of: --to=mae is the way")
     config = (timm_config if to == "timm" else hf_config)(arch, data, notes.get("licence"))
-    weights = to_torch(params, arch._replace(mask_token=False), to)
+    # Without classifier timm 1.0.20 takes all names for the official ones; later versions look, and read them as well.
+    layout = "swin" if to == "timm" and not arch.classes else to
+    weights = to_torch(params, arch._replace(mask_token=False), layout)
     if to == "hf":
         if not arch.classes:  # SwinModel's own names
             weights = {name.removeprefix("swin."): array for name, array in weights.items()}

@@ -1,5 +1,7 @@
 """Files in BEiT's names, as timm and MAE-Lite's RPE models write them: logits after the import, and what is refused."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,9 +94,12 @@ def case(request, tmp_path_factory):
     return model, imported(path / "weights.safetensors", path / "ours", *flags)
 
 
-def test_a_file_has_the_tensors_that_it_came_from(case, tmp_path):
+def test_a_file_has_the_tensors_that_it_came_from(case, tmp_path, capsys):
     model, folder = case
-    weights = torch.load(exported(folder, tmp_path / "out", "mae") / "rpe.pth", weights_only=True)["model"]
+    out = exported(folder, tmp_path / "out", "mae", "--json")
+    through = json.loads(capsys.readouterr().out.splitlines()[-1])["checked_with"]
+    assert through == ("timm" if model.rel_pos_bias is None else "jax")  # that one is not square
+    weights = torch.load(out / "rpe.pth", weights_only=True)["model"]
     theirs = dict(model.state_dict())
     indices = {name: buffer for name, buffer in model.named_buffers() if name.endswith("relative_position_index")}
     assert weights.keys() == theirs.keys() | indices.keys() and indices
@@ -106,7 +111,7 @@ def test_a_file_has_the_tensors_that_it_came_from(case, tmp_path):
     assert flatten(again.params).keys() == flatten(load_params(folder)).keys()
 
 
-def test_timms_beit_computes_the_same(case, tmp_path, capsys):
+def test_timms_beit_computes_the_same(case, tmp_path):
     model, folder = case
     if model.rel_pos_bias is not None:
         said = fails(export_torch.main, [f"--workdir={folder}", "--to=timm", f"--out={tmp_path / 'out'}"])

@@ -1,5 +1,6 @@
 """Swins out: what the libraries compute from the exported weights, the way back, and what no format can hold."""
 
+import json
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import timm
 import torch
 import transformers
 from make import exported, fails, workdir
+from safetensors.numpy import load_file
 from timm.models.swin_transformer import checkpoint_filter_fn
 
 from lvit_jax.bin.export_torch import main as export_torch
@@ -106,12 +108,21 @@ def test_a_classifier_in_the_libraries(runs, exports):
 
 
 def test_an_encoder_in_the_libraries(runs, exports):
+    """timm 1.0.20 reads tensors without a classifier as official ones, whatever their names: so they have those."""
+    assert "layers.0.downsample.norm.weight" in load_file(exports["encoder", "timm"] / "model.safetensors")
     pixels, ours = images_and_ours("encoder", runs)
     model = timm.create_model(f"local-dir:{exports['encoder', 'timm']}", pretrained=True).eval()
     close(model.forward_features(pixels).flatten(1, 2), ours)
     model, said = transformers.SwinModel.from_pretrained(exports["encoder", "hf"], output_loading_info=True)
     assert not (said["missing_keys"] or said["unexpected_keys"])
     close(model.eval()(pixels).last_hidden_state, ours)
+
+
+def test_files_are_checked_through_timm_where_it_reads_them(runs, tmp_path, capsys):
+    for kind, through in {"classifier": "timm", "encoder": "timm", "simmim": "jax"}.items():
+        capsys.readouterr()
+        exported(runs[kind][0], tmp_path / kind, "mae", "--json")
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["checked_with"] == through
 
 
 def test_the_official_file_in_timm(runs, exports):
