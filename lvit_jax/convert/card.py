@@ -28,14 +28,7 @@ from transformers import {kind}
 
 model = {kind}.from_pretrained("{folder}").eval()
 images = torch.zeros(1, {c}, {h}, {w})  # pixels in [0, 1], minus mean, divided by std
-print(model(images).logits.shape)
-"""
-_TOKENS = """import torch
-from transformers import {kind}
-
-model = {kind}.from_pretrained("{folder}").eval()
-images = torch.zeros(1, {c}, {h}, {w})  # pixels in [0, 1], minus mean, divided by std
-print(model(images).last_hidden_state.shape)
+print(model(images).{outputs}.shape)
 """
 _SAFE = """from safetensors.numpy import load_file
 
@@ -77,10 +70,10 @@ def snippet(to: str, arch: AnyArch, folder: str, pickled: bool) -> str:
     """Python that loads the export from `folder` and prints something of it."""
     about, (h, w) = _KINDS[type(arch)], arch.image_size
     kind = about.hf[bool(arch.pool)]
-    hf = _TOKENS if kind == "SwinModel" else _HF
-    template = {"timm": _TIMM, "hf": hf, "mae": _PICKLE if pickled else _SAFE}[to]
-    file = {"stem": about.stem, "reference": about.reference, "key": about.key}
-    return template.format(folder=folder, kind=kind, c=arch.channels, h=h, w=w, **file)
+    names = {"stem": about.stem, "reference": about.reference, "key": about.key}
+    names |= {"kind": kind, "outputs": "last_hidden_state" if kind == "SwinModel" else "logits"}
+    template = {"timm": _TIMM, "hf": _HF, "mae": _PICKLE if pickled else _SAFE}[to]
+    return template.format(folder=folder, c=arch.channels, h=h, w=w, **names)
 
 
 def card(

@@ -37,7 +37,7 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
     kind = ENCODERS[model["name"]][0]
     if "dist_token" in params["encoder"] or "neck" in params:
-        raise InputError("this run has a distillation token or a layer before its heads, which no PyTorch format can say")
+        raise InputError("no PyTorch format can say that a model has a distillation token or a layer before its heads")
     if kind in _OTHER:
         return _OTHER[kind](record, params, decoder)
     if kind != "vit":

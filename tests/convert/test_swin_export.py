@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ OBJECTIVES = {
 }
 MODEL = {"name": "swin_c48", "image_size": 56, "norm_eps": 1e-5, "drop_path": 0.1, "dtype": "bfloat16"}
 MODEL |= {key: value for key, value in SIZES.items() if key != "width"} | {"width": None}
+FOLDER = ["README.md", "config.json", "model.safetensors"]
 WAYS = [(kind, to) for kind in ("classifier", "encoder") for to in ("timm", "hf", "mae")]
 WAYS += [(kind, "mae") for kind in ("simmim", "simmim block", "d2")] + [("simmim", "timm"), ("simmim block", "hf")]
 
@@ -163,6 +165,17 @@ def test_without_its_head_a_file_of_simmim_is_an_encoder(runs, tmp_path):
     out = exported(runs["simmim"][0], tmp_path / "out", "mae", "--no-decoder")
     again = load(out / "swin.pth", {"image_size": (56, 56)})
     assert set(again.params) == {"encoder"} and again.arch == ARCHS["simmim"]._replace(decoder=None)
+
+
+def test_without_torch(runs, tmp_path, monkeypatch, capsys):
+    for name in ("torch", "timm", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for to, left in {"mae": ["README.md", "swin.safetensors"], "timm": FOLDER}.items():
+        capsys.readouterr()
+        out = exported(runs["classifier"][0], tmp_path / to, to, "--json")
+        figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert figures["checked_with"] == "jax (timm cannot be imported)"
+        assert sorted(path.name for path in out.iterdir()) == left
 
 
 @pytest.mark.parametrize("way", [("classifier", "timm"), ("classifier", "hf"), ("encoder", "hf"), ("simmim", "mae")])
