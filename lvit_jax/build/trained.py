@@ -117,7 +117,7 @@ def transform(trained: Trained) -> Example:
         channels=channels,
         mean=tuple(trained.data["mean"]),
         std=tuple(trained.data["std"]),
-        eval_crop=own["eval_crop"],
+        eval_crop=trained.data["crop"] if "crop" in trained.data else own["eval_crop"],  # of an import, or of a run
         resample=own["resample"],
     )
 

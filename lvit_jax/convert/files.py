@@ -132,6 +132,7 @@ def _stated_timm(config: Mapping[str, Any]) -> dict[str, Any]:
         "classes": config.get("label_names"),
         "mean": statistics.get("mean"),
         "std": statistics.get("std"),
+        "crop": statistics.get("crop_pct"),
     }
 
 

@@ -127,14 +127,14 @@ def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
 def pixels_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Classes, mean and std of a record, and `crop`: the share of its evaluation transform's centre crop."""
     own = record["config"].get("data") or {}
-    return {**record["data"], "crop": own.get("eval_crop", CROP)}
+    return {"crop": own.get("eval_crop", CROP), **record["data"]}
 
 
 def data_of(arch: Any, stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The `data` of an import's record: class names, and the statistics of its pixels (ImageNet's where unstated)."""
+    """The `data` of an import's record: class names, statistics of its pixels (ImageNet's where unstated), its crop."""
     plain = IMAGENET if arch.channels == 3 else (np.zeros(arch.channels).tolist(), np.ones(arch.channels).tolist())
     classes = stated.get("classes")
     if classes is not None and len(classes) != arch.classes:
         raise InputError(f"config.json names {len(classes)} classes, but the head has {arch.classes}")
     mean, std = stated.get("mean", plain[0]), stated.get("std", plain[1])
-    return {"classes": classes, "mean": list(mean), "std": list(std)}
+    return {"classes": classes, "mean": list(mean), "std": list(std), "crop": stated.get("crop", CROP)}
