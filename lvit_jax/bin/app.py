@@ -18,6 +18,8 @@ COMMANDS = {
     "import_torch": "PyTorch weights as a folder that runs can start from",
     "bench": "measures this machine: the training step, the input pipeline",
     "demo": "the whole road on bundled data, with a report",
+    "doctor": "what is wrong with this machine, and how to mend it",
+    "launch": "commands that start a run on several processes or a TPU slice",
 }
 HELP = """lvit: masked-image-modelling pre-training and distillation of small vision transformers in JAX
 
