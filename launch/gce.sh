@@ -78,7 +78,8 @@ delete() {
 everywhere() {
   local name code=0 pids=()
   while read -r name _; do
-    (gcloud compute ssh "$name" --project="$PROJECT" --zone="$ZONE" --command="$1" </dev/null 2>&1 | sed -u "s/^/[$name] /") &
+    (gcloud compute ssh "$name" --project="$PROJECT" --zone="$ZONE" --quiet --command="$1" </dev/null 2>&1 |
+      sed -u "s/^/[$name] /") &
     pids+=($!)
   done < <(instances)
   for pid in "${pids[@]}"; do wait "$pid" || code=$?; done

@@ -43,7 +43,7 @@ delete() {
 }
 
 everywhere() {
-  gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" --worker=all --command="$1"
+  gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" --worker=all --quiet --command="$1"
 }
 
 {{loop}}

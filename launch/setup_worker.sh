@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a TPU VM ready to run lvit: Python 3.12 in ~/.lvit (the images come with 3.10), the package, the data in /data.
+# Makes a TPU VM ready to run lvit: Python 3.12 in ~/.lvit (Ubuntu 22.04 has 3.10), the package, the data in /data.
 # Again on a machine that is ready, it changes nothing.
 #
 #   PACKAGE='lvit_jax[tpu] @ git+https://...' DATA_BUCKET=my-images bash setup_worker.sh
@@ -8,9 +8,10 @@ set -euo pipefail
 
 install_package() {
   if [ "$(cat "$HOME/.lvit/package" 2>/dev/null)" = "$PACKAGE" ]; then return; fi
-  python3 -m pip install --quiet --user uv
-  python3 -m uv venv --quiet --clear --seed --python 3.12 "$HOME/.lvit"
-  python3 -m uv pip install --quiet --python "$HOME/.lvit/bin/python" "$PACKAGE"
+  PATH="$HOME/.local/bin:$PATH" # where uv installs itself
+  command -v uv >/dev/null || curl -fsSL https://astral.sh/uv/install.sh | sh
+  uv venv --quiet --clear --seed --python 3.12 "$HOME/.lvit"
+  uv pip install --quiet --python "$HOME/.lvit/bin/python" "$PACKAGE"
   printf '%s\n' "$PACKAGE" >"$HOME/.lvit/package"
 }
 

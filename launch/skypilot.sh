@@ -8,4 +8,4 @@ trap 'rm -f "$task"' EXIT
 cat >"$task" <<'LVIT_TASK'
 {{task}}
 LVIT_TASK
-sky jobs launch --yes --name {{name}} "$task"
+sky jobs launch --yes "$task"

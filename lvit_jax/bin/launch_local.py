@@ -104,7 +104,7 @@ def _copy(number: int, source: IO[bytes], target: IO[str]) -> None:
 def _wait(processes: Sequence[subprocess.Popen], grace: float) -> int:
     """Until all have left: 0, or the return code of the first that failed."""
     code, deadline = 0, float("inf")
-    while any(process.poll() is None for process in processes):
+    while None in [process.poll() for process in processes]:  # a list: every one of them is asked
         if not code:
             code = _failed(processes)
             if code:

@@ -171,7 +171,7 @@ def _skypilot(job: Job) -> str:
         run=indent(read("run_worker.sh"), "  "),
         train=shlex.join(job.train),
     )
-    return fill("skypilot.sh", title=job.title, name=job.name, task=task)
+    return fill("skypilot.sh", title=job.title, task=task)
 
 
 def _lines(spaces: int, *lines: str) -> str:
