@@ -74,7 +74,11 @@ def base() -> ConfigDict:
                 "fresh": (),
                 "dropped": (),
             },
-            "mesh": {"devices": placeholder(int)},
+            "mesh": {  # training.mesh.make_mesh; rules as (("encoder/.*/kernel", (None, "fsdp")),), else by shape
+                "devices": placeholder(int),
+                "fsdp": 1,
+                "rules": (),
+            },
             "checkpoint": {"every_steps": 1000, "keep": 2},
             "log": {"every_steps": 50, "tensorboard": True, "profile": placeholder(tuple)},
             "eval": {"every_epochs": 10.0, "batch_size": 512},

@@ -5,9 +5,12 @@ import json
 import logging
 import os
 import sys
+import traceback
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lvit_jax.bin import distributed
 from lvit_jax.errors import InputError, Stopped, unknown
 
 COMMANDS = {
@@ -16,6 +19,7 @@ COMMANDS = {
     "predict": "names, classes and probabilities for a folder of images",
     "export_torch": "a run as PyTorch weights: timm folder, transformers folder, MAE file",
     "import_torch": "PyTorch weights as a folder that runs can start from",
+    "plan": "memory, FLOPs, time and fit of a run on a TPU topology, without a TPU",
     "bench": "measures this machine: the training step, the input pipeline",
     "demo": "the whole road on bundled data, with a report",
     "doctor": "what is wrong with this machine, and how to mend it",
@@ -56,26 +60,47 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         code = _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 2)
     except KeyboardInterrupt:
         code = 130
+    except Exception:
+        if not distributed.connected():
+            raise
+        code = 1
+        traceback.print_exc()
     sys.stdout.flush()
+    if code and distributed.connected():
+        distributed.leave(code)
     sys.exit(code)
 
 
 def _complain(error: Exception | str, code: int) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("error: " + distributed.me() + " ".join(str(error).split()), file=sys.stderr)
     return code
 
 
-def start() -> None:
-    """Quiet libraries, our own log lines on stderr, and a compile cache that outlives the process."""
+def start(args: Namespace | None = None) -> None:
+    """Quiet libraries, our own log lines on stderr, a compile cache that outlives the process, the other processes.
+
+    Args: args: of a binary that runs as several processes, with the flags of `distributed.add_flags`.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/lvit_jax/xla"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compile_cache(args))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("lvit_jax").setLevel(logging.INFO)
+    if args:
+        distributed.connect(args)
+    logging.getLogger("lvit_jax").setLevel(logging.INFO if distributed.is_first() else logging.WARNING)
+
+
+def _compile_cache(args: Namespace | None) -> str:
+    """In the workdir where there are several processes: their machines go, and the next ones start as fast."""
+    if args and (args.distributed or args.coordinator):
+        return f"{args.workdir}/compile_cache"
+    return os.path.expanduser("~/.cache/lvit_jax/xla")
 
 
 def report(figures: dict[str, Any], as_json: bool) -> None:
-    """Figures for a person, one a line, or as one JSON object on the last line of stdout."""
+    """Figures for a person, one a line, or as one JSON object on the last line of stdout; process 0 alone prints."""
+    if not distributed.is_first():
+        return
     if as_json:
         print(json.dumps(figures))
         return

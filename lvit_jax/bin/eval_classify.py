@@ -8,7 +8,7 @@ Classes of another source are matched by name.
 
 from collections.abc import Sequence
 
-from lvit_jax.bin import app, flags
+from lvit_jax.bin import app, distributed, flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,8 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, help="default: the run's eval.batch_size")
     parser.add_argument("--no-ema", action="store_true", help="the raw weights, where the run averages them")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    distributed.add_flags(parser)
     args = parser.parse_args(argv)
-    app.start()
+    distributed.check_flags(args)
+    app.start(args)
     from lvit_jax.build.trained import evaluate_classifier, load_trained
 
     trained = load_trained(args.workdir, ema=not args.no_ema)

@@ -62,6 +62,8 @@ LEAST = {
     "checkpoint.every_steps": 1,
     "checkpoint.keep": 1,
     "log.every_steps": 1,
+    "mesh.devices": 1,
+    "mesh.fsdp": 1,
     "eval.batch_size": 1,
 }
 

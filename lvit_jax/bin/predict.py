@@ -3,12 +3,13 @@
 lvit predict --workdir=runs/ft --images=/my/new/images > predictions.csv
 """
 
+import collections
 import csv
 import json
 import sys
 from collections.abc import Iterable, Sequence
 
-from lvit_jax.bin import app, flags
+from lvit_jax.bin import app, distributed, flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,12 +21,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--no-ema", action="store_true", help="the raw weights, where the run averages them")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of CSV")
+    distributed.add_flags(parser)
     args = parser.parse_args(argv)
-    app.start()
+    distributed.check_flags(args)
+    app.start(args)
     from lvit_jax.build.trained import load_trained, predict_folder
 
     trained = load_trained(args.workdir, ema=not args.no_ema)
     rows = predict_folder(trained, args.images, args.batch_size, args.top)
+    if not distributed.is_first():
+        collections.deque(rows, maxlen=0)  # its part of the work
+        return 0
     (write_json if args.json else write_csv)(rows)
     return 0
 

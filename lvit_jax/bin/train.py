@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lvit_jax.bin import app, flags
+from lvit_jax.bin import app, distributed, flags
 from lvit_jax.objectives import NEEDS_TEACHER
 
 
@@ -18,14 +18,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Checks everything that can be checked, then trains to the end or goes on from the last checkpoint."""
     parser = flags.Parser("train", __doc__)
     parser.add_argument("--workdir", required=True, help="the folder of the run")
+    distributed.add_flags(parser)
     args, config = flags.parse_with_config(parser, argv)
-    app.start()
+    distributed.check_flags(args)
+    app.start(args)
     train(config, args.workdir)
     return 0
 
 
-def train(config: ConfigDict, workdir: str) -> None:
-    """Trains one config in one workdir; a demo config without a teacher trains its demo teacher first."""
+def train(config: ConfigDict, workdir: str) -> bool:
+    """Trains one config in one workdir; a demo config without a teacher trains its demo teacher first.
+
+    Returns:
+      whether the run came to its end: it may have been preempted, and goes on when started again.
+    """
     from etils import epath
 
     from lvit_jax.build.run import build_run, check_before_teacher
@@ -36,11 +42,14 @@ def train(config: ConfigDict, workdir: str) -> None:
         config.init.teacher = str(epath.Path(workdir) / "teacher")
         teacher = flags.check(flags.load_config(config.init.demo_teacher))
         check_before_teacher(config.to_dict(), teacher.to_dict(), workdir)
-        print(f"no teacher given: {config.init.demo_teacher} in {config.init.teacher}", file=sys.stderr)
-        train(teacher, config.init.teacher)
+        if distributed.is_first():
+            print(f"no teacher given: {config.init.demo_teacher} in {config.init.teacher}", file=sys.stderr)
+        if not train(teacher, config.init.teacher):
+            return False
     run, record = build_run(config.to_dict(), workdir)
-    write_record(workdir, record)
-    fit(run)
+    if distributed.is_first():
+        write_record(workdir, record)
+    return int(fit(run).step) >= run.steps
 
 
 if __name__ == "__main__":

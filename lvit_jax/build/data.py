@@ -54,7 +54,8 @@ def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, da
     elif "norm_pix" not in config["objective"]:  # nothing is reconstructed
         measure = make_spread(objective)
     else:
-        measure = make_reconstruct(objective, data.mean, data.std, config["objective"]["norm_pix"])
+        norm_pix = config["objective"]["norm_pix"]
+        measure = make_reconstruct(objective, data.mean, data.std, norm_pix, mesh_lib.gather)
 
     def run(state: TrainState) -> dict[str, Any]:
         average = averaged(state.opt_state)

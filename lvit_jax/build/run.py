@@ -31,19 +31,22 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
       InputError: for everything that can be wrong before the first compile: names, shapes, data, devices, weights,
         a workdir that holds another run.
     """
-    mesh, data, old = check_start(config, workdir)
+    (mesh, data, old), rules = check_start(config, workdir), config["mesh"]["rules"]
     objective = make_objective(config, data.train.classes, steps=count_steps(config, data.train.size)[0])
     abstract = shapes(objective, config)
+    mesh_lib.shardings(mesh, abstract, rules)  # a rule that does not fit is told here, before anything is written
     tx, schedule, steps = make_optimizer(config, abstract.params, data.train.size)
     weights = load_weights(config, abstract, data.record, old["hashes"] if old else {})
     record = make_record(config, data, weights.hashes, steps)
+    mesh_lib.check_alike(record)
     if old:
         check_same(old, record)
 
     def init() -> TrainState:
         start = make_init(objective, tx)
         key = jax.random.key(config["seed"])
-        return mesh_lib.place(mesh, start, key, example(config), weights.params, weights.frozen)
+        args = key, example(config), weights.params, weights.frozen
+        return mesh_lib.place(mesh, start, *args, rules=rules)
 
     run = Run(
         objective=objective,
@@ -58,6 +61,7 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
         seed=config["seed"],
         batch_size=config["train"]["batch_size"],
         accumulate=config["train"]["accumulate"],
+        rules=rules,
         save_every=config["checkpoint"]["every_steps"],
         keep=config["checkpoint"]["keep"],
         log_every=config["log"]["every_steps"],
@@ -100,7 +104,7 @@ def check_start(config: Config, workdir: epath.PathLike) -> tuple[jax.sharding.M
         raise InputError(f"--workdir={workdir} holds imported weights; name another folder for this run")
     if not old and saved_steps(path):
         raise InputError(f"--workdir={workdir} holds checkpoints but no config.json; name another folder")
-    mesh = mesh_lib.make_mesh(config["mesh"]["devices"])
+    mesh = mesh_lib.make_mesh(config["mesh"]["devices"], config["mesh"]["fsdp"])
     mesh_lib.check_batch(config["train"]["batch_size"], mesh, config["train"]["accumulate"])
     mesh_lib.check_batch(config["eval"]["batch_size"], mesh)
     return mesh, load_data(config), old

@@ -140,8 +140,8 @@ def predict_folder(
     names = source.ids()
     batches = device_batches(source, transform(trained), batch_size, mesh)
     for start, batch in zip(range(0, len(names), batch_size), batches(), strict=True):
-        values, classes = (np.asarray(x) for x in best(trained.params, trained.state, batch))
-        readable = np.asarray(batch["mask"]) > 0
-        for row in np.flatnonzero(readable):
+        found = best(trained.params, trained.state, batch)
+        values, classes, readable = mesh_lib.gather((*found, batch["mask"]))
+        for row in np.flatnonzero(readable > 0):
             guesses = zip(classes[row], values[row], strict=True)
             yield names[start + row], [(trained.classes[c], float(p)) for c, p in guesses]

@@ -14,13 +14,14 @@ SHOWN = 8  # images in the picture
 
 
 def make_reconstruct(
-    objective: Objective, mean: Sequence[float], std: Sequence[float], norm_pix: bool
+    objective: Objective, mean: Sequence[float], std: Sequence[float], norm_pix: bool, gather: Callable
 ) -> Callable[[Tree, TrainState, Iterable[Batch]], dict[str, Any]]:
     """(params, state, batches) -> {'loss': the objective's reconstruction loss over all, 'grid': the picture}.
 
     Args:
       mean, std: of the normalised images, see `grid`.
       norm_pix: whether the targets are normalised per patch, which the picture then says.
+      gather: arrays on the mesh -> numpy.
     """
     predict = jax.jit(objective.predict)
     label = "reconstruction (patch mean and variance of the input put back)" if norm_pix else "reconstruction"
@@ -33,7 +34,7 @@ def make_reconstruct(
             total, examples = total + out["loss"] * count, examples + count
             if picture is None:
                 columns = {"input": "image", "masked": "masked", label: "reconstruction"}
-                shown = {name: np.asarray(out[key])[:SHOWN] for name, key in columns.items()}
+                shown = gather({name: out[key][:SHOWN] for name, key in columns.items()})
                 picture = grid(shown, mean, std)
         return {"loss": float(total / examples), "grid": picture}
 

@@ -20,6 +20,7 @@ class HieraDecoder(nn.Module):
     channels: int
     dtype: str
     norm_eps: float = 1e-6
+    remat: bool = False  # as the encoder's
 
     @nn.compact
     def __call__(self, latent: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -40,8 +41,9 @@ class HieraDecoder(nn.Module):
         x = jnp.where((restore < kept)[:, :, None, None, None], places, mask_token)
         x = to_grid(x, (rows // side, columns // side))
         x = (x + self.param("pos_embed", normal, (1, rows * columns, self.width))).astype(dtype)
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i in range(self.depth):
-            x = Block(self.heads, 0.0, dtype, norm_eps=self.norm_eps, name=f"block_{i}")(x, False).x
+            x = block(self.heads, 0.0, dtype, norm_eps=self.norm_eps, name=f"block_{i}")(x, False).x
         x = LayerNorm(dtype, self.norm_eps, name="norm")(x)
         x = Linear(self.patch_size**2 * self.channels, dtype, name="head")(x).astype(jnp.float32)
         p, c = self.patch_size, self.channels

@@ -59,6 +59,7 @@ class Decoder(nn.Module):
     dtype: str
     positions: str = "sincos"  # "learned": a parameter, as some transformers folders need
     norm_eps: float = 1e-6
+    remat: bool = False  # as the encoder's
 
     @nn.compact
     def __call__(self, latent: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -74,8 +75,9 @@ class Decoder(nn.Module):
         if self.positions == "learned":
             table = self.param("pos_embed", lambda _: jnp.asarray(table)[None])
         x = (x + table).astype(dtype)
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i in range(self.depth):
-            x = Block(self.heads, 0.0, dtype, norm_eps=self.norm_eps, name=f"block_{i}")(x, False).x
+            x = block(self.heads, 0.0, dtype, norm_eps=self.norm_eps, name=f"block_{i}")(x, False).x
         x = LayerNorm(dtype, self.norm_eps, name="norm")(x)[:, 1:]
         return Linear(self.patch_size**2 * self.channels, dtype, name="head")(x).astype(jnp.float32)
 
@@ -150,7 +152,7 @@ def masked_autoencoder(
         raise InputError(f"mask_ratio={mask_ratio} is outside (0, 1)")
     if decode_from is not None and not 1 <= decode_from <= encoder.depth:
         raise InputError(f"decode_from={decode_from}: the encoder has blocks 1 to {encoder.depth}")
-    like = {key: getattr(encoder, key) for key in ("patch_size", "channels", "dtype", "norm_eps")}
+    like = {key: getattr(encoder, key) for key in ("patch_size", "channels", "dtype", "norm_eps", "remat")}
     if isinstance(encoder, Hiera):
         if decode_from is not None:
             raise InputError("a Hiera's decoder reads several stages, not one inner block: use mae or distill, not d2")

@@ -53,14 +53,7 @@ def make_classify_distill(
       InputError: an unknown target or token, a share outside [0, 1], a temperature that is not positive, a token of
         its own for another encoder than a plain ViT, and as `make_classify`.
     """
-    if target not in TARGETS:
-        raise unknown("target", target, TARGETS)
-    if token not in TOKENS:
-        raise unknown("token", token, TOKENS)
-    if not 0 <= alpha <= 1:
-        raise InputError(f"alpha={alpha} is outside [0, 1]")
-    if temperature <= 0:
-        raise InputError(f"temperature={temperature} is not above 0")
+    _check(target, token, alpha, temperature)
     check_targets(smoothing, group)
     model = distilled_classifier(encoder, classes, pool, head_std, token == "own", expand)
 
@@ -91,3 +84,14 @@ def make_classify_distill(
         return {"logits": (main + dist) / 2}
 
     return Objective(init, loss, predict)
+
+
+def _check(target: str, token: str, alpha: float, temperature: float) -> None:
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
+    if token not in TOKENS:
+        raise unknown("token", token, TOKENS)
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha={alpha} is outside [0, 1]")
+    if temperature <= 0:
+        raise InputError(f"temperature={temperature} is not above 0")

@@ -65,10 +65,7 @@ def make_tinymim(
     """
     names = tuple(views)
     _check(encoder, teacher, target, names, teacher_layer)
-    if not 0 <= mask_ratio < 1:
-        raise InputError(f"mask_ratio={mask_ratio} is outside [0, 1)")
-    if (decoder is None) != (norm_pix is None):
-        raise InputError("decoder and norm_pix belong together: reconstruction takes both, its absence neither")
+    _check_input(mask_ratio, decoder, norm_pix)
     model = encoder.clone(final_norm=True)
     if decoder is not None:
         model = masked_autoencoder(encoder, decoder, mask_ratio)
@@ -92,14 +89,10 @@ def make_tinymim(
         features, keep, out = student(params, batch["image"][:, 1], student_rng)
         weights = {"params": state.frozen["teacher"]}
         seen = teacher.apply(weights, batch["image"][:, 0], train=True, rngs={"dropout": teacher_rng})
+        ours = _views(target, names, features, encoder.depth)
         if projections:
-            ours = feature_views(features, encoder.depth, names)
-            theirs = feature_views(seen, teacher_layer, names, keep)
             ours = projections.apply({"params": params["adapters"]}, ours)
-        else:
-            ours = relation_views(features.blocks[-1], names)
-            theirs = relation_views(keep_tokens(seen.blocks[teacher_layer - 1], keep), names)
-        theirs = jax.lax.stop_gradient(theirs)
+        theirs = jax.lax.stop_gradient(_views(target, names, seen, teacher_layer, keep))
         metrics = {name: _distance(ours[name], theirs[name], target, softmax) for name in names}
         if out is not None:
             metrics["reconstruction"] = reconstruction_loss(model, out, batch["image"][:, 1], norm_pix)
@@ -109,6 +102,13 @@ def make_tinymim(
         return {"features": pool(model.apply({"params": params["encoder"]}, batch["image"]), "mean")}
 
     return Objective(init, loss, predict if decoder is None else make_predict(model, norm_pix))
+
+
+def _views(target: str, names: tuple[str, ...], features: Features, layer: int, keep: jax.Array | None = None) -> dict:
+    """What is compared of a layer (from 1), by name; of the teacher, which sees all patches, those in `keep`."""
+    if target == "relations":
+        return relation_views(keep_tokens(features.blocks[layer - 1], keep), names)
+    return feature_views(features, layer, names, keep)
 
 
 def _distance(ours: jax.Array, theirs: jax.Array, target: str, softmax: bool) -> jax.Array:
@@ -145,6 +145,13 @@ def _init_student(model: ViT | MaskedAutoencoder, rng: jax.Array, images: jax.Ar
     if isinstance(model, MaskedAutoencoder):
         return init_params(model, rng, {"image": images})
     return {"encoder": model.init(rng, images)["params"]}
+
+
+def _check_input(mask_ratio: float, decoder: str | Mapping[str, int] | None, norm_pix: bool | None) -> None:
+    if not 0 <= mask_ratio < 1:
+        raise InputError(f"mask_ratio={mask_ratio} is outside [0, 1)")
+    if (decoder is None) != (norm_pix is None):
+        raise InputError("decoder and norm_pix belong together: reconstruction takes both, its absence neither")
 
 
 def _check(student: ViT, teacher: ViT, target: str, names: tuple[str, ...], layer: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from lvit_jax.errors import InputError, Stopped
@@ -118,6 +119,8 @@ def restore(workdir: epath.PathLike, state: TrainState) -> TrainState:
         return state
     for path in damaged:
         _set_aside(path)
+    if damaged:
+        multihost_utils.sync_global_devices("damaged checkpoints set aside")  # before any process saves there
     return restored
 
 

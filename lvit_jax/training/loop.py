@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from lvit_jax.errors import InputError, Stopped
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import Checkpoints, restore
+from lvit_jax.training.clock import Clock
 from lvit_jax.training.optim import Schedule
-from lvit_jax.training.report import Clock, Report, say
-from lvit_jax.training.step import make_step
+from lvit_jax.training.report import Report, say
 from lvit_jax.types import Eval, Objective, TrainState
 
 
@@ -37,7 +37,7 @@ class Run(NamedTuple):
     seed: int
     batch_size: int  # images per step over all processes
     accumulate: int = 1
-    rules: mesh_lib.Rules = ()  # sharding of parameters; default: every device holds them all
+    rules: mesh_lib.Rules = ()  # sharding of parameters, before that by shape (`mesh.spread`)
     save_every: int = 1000
     keep: int = 2
     log_every: int = 50
@@ -57,7 +57,8 @@ def fit(run: Run) -> TrainState:
     """Trains to `run.steps` from the latest good checkpoint of `run.workdir`, or from `run.init()`.
 
     The state after any step is a function of the run alone: stopped and started again, it comes out bit by bit as if
-    it had never stopped. A run that is already finished says so and does nothing.
+    it had never stopped. A run that is already finished says so and does nothing. One that is to be preempted (a
+    SIGTERM to one of its processes, where `jax.distributed` runs) saves in all of them the same step and returns early.
 
     Raises:
       NonFinite: a loss or gradient norm that is not finite; the checkpoint before it stays the last.
@@ -66,6 +67,7 @@ def fit(run: Run) -> TrainState:
     """
     check_intervals(run)
     mesh_lib.check_batch(run.batch_size, run.mesh, run.accumulate)
+    clock = Clock(run.batch_size, run.steps, run.mesh.size)
     state = restore(run.workdir, run.init())
     start = int(state.step)
     if start >= run.steps:
@@ -75,7 +77,7 @@ def fit(run: Run) -> TrainState:
         say(f"{run.workdir}: going on from step {start}")
     report = Report(run.workdir, start, run.steps, run.tensorboard)
     with Checkpoints(run.workdir, run.keep) as checkpoints, report:
-        return _train(run, state, start, checkpoints, report)
+        return _train(run, state, clock, checkpoints, report)
 
 
 def check_intervals(run: Run) -> None:
@@ -96,46 +98,41 @@ def check_intervals(run: Run) -> None:
         raise InputError(f"log.profile={run.profile}; it must be (first step, at least 2; how many, at least 1)")
 
 
-def _train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, report: Report) -> TrainState:
+def _train(run: Run, state: TrainState, clock: Clock, checkpoints: Checkpoints, report: Report) -> TrainState:
     """Steps start+1 to run.steps; step n is the n-th update, and the state after it has `step` n."""
-    step = _compiled(run, state)
+    step = mesh_lib.jit_step(run.mesh, run.objective, run.tx, state, run.accumulate, run.rules)
+    start = int(state.step)
     seed = jax.device_put(np.uint32(run.seed % 2**32), mesh_lib.replicated(run.mesh))
-    meter = _Meter(run, start, report)
+    meter = _Meter(run, start, clock, report)
     batches = run.batches(start)
     for n in range(start + 1, run.steps + 1):
-        with meter.clock.waiting():
+        with clock.spending("data"):
             batch = meter.host(next(batches))
         state, metrics = step(state, mesh_lib.put(run.mesh, batch), seed)
-        if n == start + 1:
-            meter.clock.begin(n)  # not from before it: the pipeline started up, and the step compiled
         meter.push(n, metrics)
         last = n == run.steps
         if last or n % run.save_every == 0:
             meter.flush()  # raises where this step must not be saved
-            checkpoints.save(n, state)
+            with clock.spending("checkpoint"):
+                checkpoints.save(n, state)
+        if not last and multihost_utils.reached_preemption_sync_point(n):
+            _leave(run, n, state, meter, checkpoints)
+            return state
         for evaluation in run.evals:
             if last or n % evaluation.every == 0:
                 meter.flush()
-                with meter.clock.left_out():
+                with clock.spending("evaluation"):
                     report.evaluation(evaluation.name, n, evaluation.run(state))
         _profile(run, start, n, state)
     return state
 
 
-def _compiled(run: Run, state: TrainState) -> Callable:
-    """(state, batch, seed) -> (state, metrics) on this mesh; it takes over the buffers of the state it is given."""
-    here, whole = mesh_lib.shardings(run.mesh, state, run.rules), mesh_lib.replicated(run.mesh)
-
-    # The seed is an argument, so that runs that differ in it alone share one entry of the compile cache.
-    def step(state, batch, seed):
-        return make_step(run.objective, run.tx, seed, run.accumulate)(state, batch)
-
-    return jax.jit(
-        step,
-        in_shardings=(here, mesh_lib.batch_sharding(run.mesh), whole),
-        out_shardings=(here, whole),
-        donate_argnums=0,
-    )
+def _leave(run: Run, n: int, state: TrainState, meter: "_Meter", checkpoints: Checkpoints) -> None:
+    """After step n of a run that is to be preempted, in all its processes: saves what is not saved yet."""
+    if n % run.save_every:
+        meter.flush()
+        checkpoints.save(n, state)
+    say(f"preempted: saved step {n} of {run.steps}; the same command goes on from there")
 
 
 def _profile(run: Run, start: int, n: int, state: TrainState) -> None:
@@ -153,10 +150,10 @@ def _profile(run: Run, start: int, n: int, state: TrainState) -> None:
 class _Meter:
     """Reads the metrics of a step once the next one is under way, checks that they are finite, and reports them."""
 
-    def __init__(self, run: Run, start: int, report: Report):
-        self._run, self._report, self._lr = run, report, jax.jit(run.schedule)
+    def __init__(self, run: Run, start: int, clock: Clock, report: Report):
+        self._run, self._clock, self._report, self._lr = run, clock, report, jax.jit(run.schedule)
         self._lr(0)  # compiles here, not in the time of a step
-        self.clock = Clock(run.batch_size, run.steps, start)
+        self._first = start + 1
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._window: list[dict[str, float]] = []
         self._broken = 0
@@ -170,8 +167,16 @@ class _Meter:
         """Takes the metrics of step n, on their way to the host, and reads those of the step before."""
         for value in metrics.values():
             value.copy_to_host_async()
+        if n == self._first:
+            say(f"step {n} after {self._started(metrics):.1f} s of loading and compiling")
         previous, self._pending = self._pending, (n, metrics)
         self._read(previous)
+
+    def _started(self, metrics: dict[str, jax.Array]) -> float:
+        """Waits for the first step: the time of the others does not count what came before them."""
+        jax.block_until_ready(metrics)
+        self._clock.begin(self._first)
+        return self._clock.age()
 
     def flush(self) -> None:
         """Reads what is pending; afterwards the last step is known to be finite."""
@@ -195,7 +200,7 @@ class _Meter:
         means = {name: float(np.mean([values[name] for values in self._window])) for name in self._window[0]}
         self._window = []
         broken = self._total(self._broken)
-        self._report.train(n, means | {"lr": float(self._lr(n - 1)), "broken": broken} | self.clock.read(n))
+        self._report.train(n, means | {"lr": float(self._lr(n - 1)), "broken": broken} | self._clock.read(n))
 
     @staticmethod
     def _total(count: int) -> int:

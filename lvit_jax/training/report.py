@@ -1,10 +1,8 @@
 """What one sees while a run runs: the progress line, JSON lines, TensorBoard, pictures. Process 0 alone writes."""
 
-import contextlib
 import json
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,45 +18,6 @@ def say(text: str) -> None:
     if jax.process_index() == 0:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         print(clear + text, file=sys.stderr, flush=True)
-
-
-class Clock:
-    """Times the steps of a run, without evaluations, and how long of it the data was waited for."""
-
-    def __init__(self, batch_size: int, steps: int, start: int):
-        """Args: batch_size: images per step over all processes; steps: length of the run; start: steps behind it."""
-        self._batch_size, self._steps = batch_size, steps
-        self.begin(start)
-
-    def begin(self, step: int) -> None:
-        """Counts from now, when `step` steps are done."""
-        self._step, self._since, self._waited, self._left_out = step, time.perf_counter(), 0.0, 0.0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around what fetches a batch."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def left_out(self) -> Iterator[None]:
-        """Around what is not training."""
-        start = time.perf_counter()
-        yield
-        self._left_out += time.perf_counter() - start
-
-    def read(self, step: int) -> dict[str, float]:
-        """Since the last read: images_per_s, data_wait (a share, 0 to 1), eta (seconds to the end of the run)."""
-        seconds = max(time.perf_counter() - self._since - self._left_out, 1e-9)
-        done = max(step - self._step, 1)
-        figures = {
-            "images_per_s": done * self._batch_size / seconds,
-            "data_wait": min(self._waited / seconds, 1.0),
-            "eta": (self._steps - step) * seconds / done,
-        }
-        self.begin(step)
-        return figures
 
 
 class Report:

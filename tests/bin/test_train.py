@@ -46,6 +46,8 @@ def refused(tmp_path, config, *overrides):
         ("mae", ["--config.data.train_split=trian"], ["trian", "train"]),
         ("mae", ["--config.train.accumulate=3"], ["16", "3", "15"]),
         ("mae", ["--config.mesh.devices=99"], ["99"]),
+        ("mae", ["--config.mesh.fsdp=2"], ["fsdp=2", "nearest: 1"]),
+        ("mae", ["--config.mesh.rules=(('encodr/.*', ('fsdp',)),)"], ["encodr"]),
         ("mae", ["--config.model.image_size=9"], ["9", "nearest"]),
         ("mae", ["--config.model.heads=5"], ["32", "heads=5", "nearest: 4"]),
         ("mae", ["--config.objective.mask_ratio=1.5"], ["1.5"]),

@@ -12,7 +12,7 @@ import pytest
 from lvit_jax.training.report import read_metrics
 
 TOY = Path(__file__).parent / "toy.py"
-ENV = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+ENV = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=16"}
 
 
 def command(workdir, *options):
@@ -43,6 +43,13 @@ def finals(tmp_path_factory):
     return results
 
 
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """Four steps on eight devices: workdir and final values."""
+    workdir = tmp_path_factory.mktemp("on8")
+    return workdir, run(workdir, "--devices", 8, "--steps", 4)[0]
+
+
 def test_losses_on_four_devices_are_those_on_one(finals):
     losses = [np.array([record["loss"] for record in read_metrics(finals[n][0])]) for n in (1, 4)]
     assert len(losses[0]) == 20
@@ -59,6 +66,16 @@ def test_a_run_goes_on_on_another_number_of_devices(finals, tmp_path, first, the
     assert "finished at step 20" in done.stderr
     assert f'"devices": {then}' in done.stdout
     assert_equal(final, before)
+
+
+@pytest.mark.parametrize("then", [4, 1, 16])
+def test_a_checkpoint_of_eight_devices(eight, tmp_path, then):
+    """A larger or smaller slice than the one that was lost goes on from its checkpoint."""
+    workdir = tmp_path / "run"
+    os.symlink(eight[0], workdir)
+    final, done = run(workdir, "--devices", then, "--steps", 4)
+    assert f'"devices": {then}' in done.stdout
+    assert_equal(final, eight[1])
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from toy import batches, make_run, values
 
 from lvit_jax.errors import InputError
 from lvit_jax.training.checkpoint import steps
-from lvit_jax.training.loop import NonFinite, _compiled, fit
+from lvit_jax.training.loop import NonFinite, fit
+from lvit_jax.training.mesh import jit_step
 from lvit_jax.training.report import read_metrics
 from lvit_jax.types import Eval
 
@@ -64,8 +65,11 @@ def test_resumed_metrics_are_those_of_the_run_that_was_never_stopped(whole, tmp_
 def test_every_figure_is_reported(whole):
     records = read_metrics(whole[0])
     assert [record["step"] for record in records] == list(range(1, 13))
-    keys = {"step", "loss", "error", "grad_norm", "lr", "broken", "images_per_s", "data_wait", "eta"}
+    keys = {"step", "loss", "error", "grad_norm", "lr", "broken", "images_per_s", "images_per_s_per_device"}
+    keys |= {"data_wait", "checkpoint_s", "evaluation_s", "goodput", "eta"}
     assert all(record.keys() == keys for record in records)
+    assert all(0 < record["goodput"] < 1 for record in records)
+    assert [record["step"] for record in records if record["checkpoint_s"]] == [5, 9]  # in the report after the save
     assert [record["broken"] for record in records][-1] == 4  # batches 0, 3, 6 and 9 hold one each
     assert records[-1]["eta"] == 0
     assert all(0 <= record["data_wait"] <= 1 and record["images_per_s"] > 0 for record in records)
@@ -188,7 +192,9 @@ def test_runs_that_differ_in_their_seed_share_one_program_and_draw_their_own_noi
     runs = [make_run(tmp_path / str(seed), seed=seed, steps=3) for seed in (1, 2)]
     states = [run.init() for run in runs]
     batch = {"image": next(batches(0))["image"]}
-    programs = [_compiled(run, s).lower(s, batch, np.uint32(0)).as_text() for run, s in zip(runs, states, strict=True)]
+    steps = [jit_step(run.mesh, run.objective, run.tx, s) for run, s in zip(runs, states, strict=True)]
+    programs = [step.lower(s, batch, np.uint32(0)).as_text() for step, s in zip(steps, states, strict=True)]
     assert programs[0] == programs[1]
-    losses = [_compiled(run, s)(s, batch, np.uint32(run.seed))[1]["loss"] for run, s in zip(runs, states, strict=True)]
+    every = zip(steps, runs, states, strict=True)
+    losses = [step(s, batch, np.uint32(run.seed))[1]["loss"] for step, run, s in every]
     assert losses[0] != losses[1]

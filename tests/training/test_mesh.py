@@ -1,17 +1,65 @@
 """The mesh, the batch on it, and rules for the place of each leaf (more devices: test_devices.py)."""
 
+from dataclasses import dataclass
+
 import jax
 import numpy as np
 import pytest
 from toy import make_run
 
 from lvit_jax.errors import InputError
-from lvit_jax.training.mesh import check_batch, make_mesh, place, put, shardings
+from lvit_jax.training.mesh import check_batch, make_mesh, place, put, shardings, spread
 
 
 def test_a_mesh_of_more_devices_than_there_are_is_refused():
     with pytest.raises(InputError, match=r"mesh.devices=64.*has \d+ device"):
         make_mesh(64)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What `make_mesh` reads of a device of a pod of several slices."""
+
+    id: int
+    slice_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+    process_index: int = 0
+
+
+def test_slices_lie_along_data_and_none_is_within_fsdp():
+    pod = [Device(i, slice_index=i % 2) for i in range(8)]  # in whatever order they come
+    mesh = make_mesh(fsdp=2, available=pod)
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
+    assert [[d.slice_index for d in row] for row in mesh.devices] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    assert {d.id for d in mesh.devices.flat} == set(range(8))
+
+
+@pytest.mark.parametrize(
+    ("devices", "fsdp", "slices", "words"),
+    [
+        (None, 3, 1, ["fsdp=3", "8 device", "nearest: 2"]),
+        (6, 4, 1, ["fsdp=4", "6 device", "nearest: 3"]),
+        (None, 8, 2, ["fsdp=8", "4 device", "nearest: 4"]),
+        (5, 1, 2, ["devices=5", "unevenly", "all 8"]),
+    ],
+)
+def test_meshes_that_do_not_divide_are_refused_with_the_nearest_that_does(devices, fsdp, slices, words):
+    pod = [Device(i, slice_index=i * slices // 8) for i in range(8)]
+    with pytest.raises(InputError) as error:
+        make_mesh(devices, fsdp, pod)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_longest_dimension_that_divides_is_split_and_small_leaves_stay_whole():
+    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "fsdp"))
+    assert spread(mesh, (1024, 4096)) == (None, "fsdp")  # mlp/fc1
+    assert spread(mesh, (4096, 1024)) == ("fsdp",)  # mlp/fc2
+    assert spread(mesh, (1024, 1024)) == (None, "fsdp")  # attn/proj: the output of equals
+    assert spread(mesh, (14, 14, 3, 1280)) == (None, None, None, "fsdp")  # patches of ViT-H
+    assert spread(mesh, (46, 1002)) == ()  # nothing divides
+    assert spread(mesh, (64, 64)) == spread(mesh, (1 << 20,)) == ()
+    assert spread(jax.sharding.AbstractMesh((8, 1), ("data", "fsdp")), (1024, 4096)) == ()
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_does():
@@ -39,8 +87,24 @@ def test_rules_hold_for_a_parameter_and_for_its_moments_and_average():
     assert len(split) == 5  # the parameter, the teacher's, two moments, the average
     assert placed.params["fc1"]["kernel"] in split
     assert placed.params["fc1"]["bias"].is_fully_replicated
-    with pytest.raises(InputError, match="fc9"):
-        shardings(run.mesh, state, [("fc9/kernel", (None, "data"))])
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (("fc9/kernel", (None, "data")), ["fc9/kernel", "matches no"]),
+        (("fc1/kernel", (None, "dat")), ["'dat'", "did you mean 'data'"]),
+        (("fc1/bias", (None, "fsdp")), ["fc1/bias", "(16,)", "2 dimensions"]),
+        (("fc1/kernel", ("fsdp", "fsdp")), ["fc1/kernel", "one axis"]),
+        (("fc1/kernel", "fsdp"), ["a rule is"]),
+        (("fc1/kernel",), ["a rule is"]),
+    ],
+)
+def test_rules_that_do_not_fit_say_why(rule, words):
+    run = make_run("unused")
+    with pytest.raises(InputError) as error:
+        shardings(run.mesh, jax.eval_shape(run.init), [rule])
+    assert all(word in str(error.value) for word in words), error.value
 
 
 def test_place_computes_into_the_mesh():

@@ -1,14 +1,12 @@
-"""What one sees: the progress line on a terminal and off it, files, pictures, TensorBoard, the clock."""
+"""What one sees: the progress line on a terminal and off it, files, pictures, TensorBoard."""
 
 import io
 import json
-import time
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from lvit_jax.training.report import Clock, Report, progress, read_metrics, say
+from lvit_jax.training.report import Report, progress, read_metrics, say
 
 FIGURES = {"loss": 0.91724, "lr": 1.2e-3, "images_per_s": 3100.4, "data_wait": 0.021, "eta": 3912.7, "broken": 0}
 LINE = "step 40/1000  loss 0.9172  lr 1.20e-03  images/s 3100  data wait 2%  left 1:05:12"
@@ -82,17 +80,3 @@ def test_pictures_and_scalars_reach_tensorboard(tmp_path):
     tensors = {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
     assert [event.step for event in tensors["loss"]] == [3]
     assert "reconstruction/grid" in tensors
-
-
-def test_the_clock_leaves_out_evaluations_and_counts_waiting():
-    clock = Clock(batch_size=10, steps=20, start=0)
-    with clock.waiting():
-        time.sleep(0.05)
-    time.sleep(0.15)
-    with clock.left_out():
-        time.sleep(0.5)
-    figures = clock.read(4)
-    assert figures["images_per_s"] == pytest.approx(40 / 0.2, rel=0.2)
-    assert figures["data_wait"] == pytest.approx(0.25, rel=0.3)
-    assert figures["eta"] == pytest.approx(16 * 0.05, rel=0.2)
-    assert clock.read(5)["data_wait"] == 0

@@ -1,0 +1,105 @@
+"""A step compiled for TPUs that are not here: what it needs of a chip's memory, what it moves, what it says to others.
+
+libtpu compiles on any Linux machine; nothing is run. Without it, `held_bytes` still says what a device holds between
+steps.
+"""
+
+import importlib.util
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.chips import Topology, libtpu_options
+from lvit_jax.types import Tree
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+TOO_LARGE = (r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", r"\(([\d.]+)([KMGT]?)\) exceeds available HBM")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+OPERANDS_FIRST = ("all-gather",)  # the result of its asynchronous start is (operands, results)
+WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}  # else 4
+
+
+class Compiled(NamedTuple):
+    """What a compiled step takes on one device; None where the compiler did not say."""
+
+    arguments: int | None  # bytes: state and batch
+    temporaries: int | None  # bytes: activations, and results that take no argument's place
+    total: int  # bytes; of a program that does not fit, what the compiler says it would take
+    fits: bool
+    moved: float | None  # bytes to and from the HBM, the body of a loop once
+    collectives: dict[str, dict[str, float]] | None  # kind -> how many a step, and MiB of their results
+
+
+def has_libtpu() -> bool:
+    """Whether libtpu is installed; it is not loaded."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def devices(topology: Topology) -> list:
+    """The devices of a topology, as jax would show them there.
+
+    `chips.libtpu_environment` must have been set before jax was imported.
+    """
+    return list(topologies.get_topology_desc(**libtpu_options(topology)).devices)
+
+
+def held_bytes(mesh: Any, tree: Tree, rules: mesh_lib.Rules = ()) -> int:
+    """Bytes of a pytree of ShapeDtypeStructs on each device of a mesh, which may be abstract."""
+    placed = zip(jax.tree.leaves(tree), jax.tree.leaves(mesh_lib.shardings(mesh, tree, rules)), strict=True)
+    return sum(math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize for x, sharding in placed)
+
+
+def compile_ahead(step: Callable, *args: Any) -> Compiled:
+    """Compiles a jitted step whose shardings name the devices of a topology.
+
+    Args:
+      args: ShapeDtypeStructs.
+    """
+    try:
+        compiled = step.lower(*args).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _needed(str(error))
+        if needed is None:
+            raise
+        return Compiled(None, None, needed, False, None, None)
+    memory = compiled.memory_analysis()
+    arguments = memory.argument_size_in_bytes
+    own = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes
+    temporaries = memory.temp_size_in_bytes + own
+    moved = compiled.cost_analysis().get("bytes accessed")
+    return Compiled(arguments, temporaries, arguments + temporaries, True, moved, _collectives(compiled))
+
+
+def _needed(message: str) -> int | None:
+    """Bytes that a program takes, from the error of a compiler to which they are too many; None for other errors."""
+    for pattern in TOO_LARGE:
+        if found := re.search(pattern, message):
+            return round(float(found[1]) * UNITS[found[2]])
+    return None
+
+
+def _collectives(compiled: jax.stages.Compiled) -> dict[str, dict[str, float]] | None:
+    try:
+        text = compiled.as_text()
+    except Exception:  # on some programs the serialisation of libtpu fails, with whatever error
+        return None
+    return read_collectives(text)
+
+
+def read_collectives(text: str) -> dict[str, dict[str, float]]:
+    """{kind: {"count", "mib" of the results}} of the collectives in the text of a compiled program."""
+    found: dict[str, dict[str, float]] = {}
+    for result, kind, start in re.findall(rf"(?m)^.*? = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", text):
+        pairs = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", result)
+        sizes = [WIDTHS.get(dtype, 4) * math.prod(int(n) for n in sides.split(",") if n) for dtype, sides in pairs]
+        if start and kind in OPERANDS_FIRST:
+            sizes = sizes[len(sizes) // 2 :]
+        entry = found.setdefault(kind, {"count": 0, "mib": 0.0})
+        entry["count"] += 1
+        entry["mib"] += sum(sizes) / 2**20
+    return found

@@ -1,0 +1,109 @@
+"""What TPU chips have, and the shapes of slices they come in. Imports no jax, so that a misspelt name is instant.
+
+Figures per chip as Google Cloud's pages state them: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e and
+https://docs.cloud.google.com/tpu/docs/tpu7x, read on 2026-11-21. `usable` is what libtpu 0.0.42 says is available when
+a program is too large ("exceeds available HBM (15.75G)"), times the devices of a chip: the rest is the runtime's.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from lvit_jax.errors import InputError, unknown
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """One kind of chip; all figures are of a whole chip, whatever its number of cores."""
+
+    flops: float  # bfloat16 FLOP/s of the matrix units
+    hbm: float  # GiB
+    usable: float  # GiB
+    bandwidth: float  # bytes/s of the HBM
+    devices: int  # as jax shows them: the two cores of v4 and v5p are one device (megacore), those of tpu7x are two
+    accelerator: tuple[str, int]  # name of the accelerator type, and how many of its units are a chip
+    shapes: tuple[str, ...]
+
+
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+
+CHIPS = {
+    "v4": Chip(275e12, 32, 30.75, 1200e9, 1, ("v4", 2), CUBES),
+    "v5e": Chip(197e12, 16, 15.75, 819e9, 1, ("v5litepod", 1), FLAT),
+    "v5p": Chip(459e12, 95, 95.74, 2765e9, 1, ("v5p", 2), (*CUBES, "16x16x16", "16x16x24")),
+    "v6e": Chip(918e12, 32, 31.25, 1638e9, 1, ("v6e", 1), FLAT),
+    "tpu7x": Chip(2307e12, 192, 2 * 94.75, 7380e9, 2, ("tpu7x", 2), CUBES),
+}
+
+
+class Topology(NamedTuple):
+    """`slices` slices of one shape."""
+
+    name: str  # of CHIPS
+    shape: str
+    slices: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.shape}" + (f" x {self.slices} slices" if self.slices > 1 else "")
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.name]
+
+    @property
+    def chips(self) -> int:
+        """Of one slice."""
+        return _count(self.shape)
+
+    @property
+    def devices(self) -> int:
+        """As jax counts them, of all slices."""
+        return self.chips * self.chip.devices * self.slices
+
+
+def parse_topology(text: str, slices: int = 1) -> Topology:
+    """'v5e:4x4' -> Topology.
+
+    Raises:
+      InputError: an unknown chip, or a shape that it does not come in: with the valid one of the nearest size.
+    """
+    name, _, shape = text.partition(":")
+    if name not in CHIPS:
+        raise unknown("chip", name, CHIPS)
+    shapes = CHIPS[name].shapes
+    if slices < 1:
+        raise InputError(f"--slices={slices}; the least is 1")
+    if shape in shapes:
+        return Topology(name, shape, slices)
+    sides = shape.split("x")
+    wanted = _count(shape) if all(side.isdigit() for side in sides) else 0
+    near = min(shapes, key=lambda other: abs(_count(other) - wanted))
+    raise InputError(f"{name} comes in no shape {shape!r}; nearest: {name}:{near}; valid: {', '.join(shapes)}")
+
+
+def _count(shape: str) -> int:
+    return math.prod(int(side) for side in shape.split("x"))
+
+
+def libtpu_environment(topology: Topology) -> dict[str, str]:
+    """The environment variables with which libtpu compiles on a machine without TPU; set before jax is imported."""
+    name, units = topology.chip.accelerator
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
+        "TPU_ACCELERATOR_TYPE": f"{name}-{units * topology.chips}",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened: no lock is needed
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # without a TPU, what it holds cannot be read back
+    }
+
+
+def libtpu_options(topology: Topology) -> dict[str, Any]:
+    """The keyword arguments of `topologies.get_topology_desc`."""
+    options: dict[str, Any] = {"platform": "tpu", "topology_name": f"{topology.name}:{topology.shape}"}
+    if topology.name == "v4":  # libtpu's defaults are of another machine
+        options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1), "wrap": (False,) * 3}
+    if topology.chips == 1:
+        options |= {"chips_per_host_bounds": (1, 1, 1)}
+    return options | ({"num_slices": topology.slices} if topology.slices > 1 else {})

@@ -1,0 +1,207 @@
+"""Two processes of two forced devices each, over gloo, against one process of four: the same run."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from saved import saved
+
+from lvit_jax.training.report import read_metrics
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 40
+LIMIT = 90  # seconds within which the others end when one has died: `distributed.HEARTBEAT` and a margin
+FIELDS = {
+    "model.width": 32,
+    "model.depth": 2,
+    "model.heads": 2,
+    "model.drop_path": 0.1,
+    "train.steps": STEPS,
+    "train.batch_size": 32,
+    "optim.warmup_epochs": 0.0,
+    "optim.ema": 0.9,
+    "checkpoint.every_steps": 25,
+    "log.every_steps": 1,
+    "eval.batch_size": 40,  # 360 images: none is left over; test_uneven has others
+    "eval.every_epochs": 0.4,
+}
+
+
+def train(workdir, **fields):
+    fields = FIELDS | {key.replace("_", ".", 1): value for key, value in fields.items()}
+    overrides = [f"--config.{key}={value}" for key, value in fields.items()]
+    return ["train", "--config=demo/finetune", f"--workdir={workdir}", *overrides]
+
+
+def free_port():
+    """A port that is free together with the next one."""
+    while True:
+        with socket.create_server(("", 0)) as first, contextlib.suppress(OSError):
+            port = first.getsockname()[1]
+            socket.create_server(("", port + 1)).close()
+            return port
+
+
+def start(command, devices, *place, cwd=ROOT):
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+    }
+    main = [sys.executable, "-c", "from lvit_jax.bin.app import lvit; lvit()"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*main, *command, *place], cwd=cwd, env=env, **pipes)
+
+
+def start_two(command, *, folders=(ROOT, ROOT)):
+    place = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
+    return [start(command, 2, *place, f"--process={i}", cwd=folder) for i, folder in enumerate(folders)]
+
+
+def finish(*processes, code=0):
+    """What each process said on stdout and stderr."""
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), said
+    return said
+
+
+def wait_for(step, workdir, processes):
+    """Until the run has reported a step; on the pipes there is room for what it says meanwhile."""
+    while not ((workdir / "metrics").exists() and any(r["step"] >= step for r in read_metrics(workdir))):
+        assert [process.poll() for process in processes] == [None] * len(processes)
+        time.sleep(0.02)
+
+
+def losses(workdir):
+    return [record["loss"] for record in read_metrics(workdir) if "loss" in record]
+
+
+def measured(workdir):
+    """Evaluations by step."""
+    return {(r["step"], k): v for r in read_metrics(workdir) for k, v in r.items() if k.startswith("val/")}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """One process with four devices."""
+    workdir = tmp_path_factory.mktemp("one")
+    finish(start(train(workdir), 4))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("two")
+    said = finish(*start_two(train(workdir)))
+    assert "step 40/40" in said[0][1]
+    assert "step" not in said[1][1]  # process 0 alone writes
+    return workdir
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(one, two):
+    assert len(losses(one)) == STEPS
+    np.testing.assert_allclose(losses(two)[:20], losses(one)[:20], rtol=1e-5)
+    ours, theirs = measured(two), measured(one)
+    assert ours.keys() == theirs.keys()
+    assert {step for step, _ in ours} > {STEPS}
+    for key, value in theirs.items():
+        assert ours[key] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_evaluation_counts_every_image_once(two):
+    """360 images do not fill the last batch of 100, over two processes or one."""
+    command = ["eval_classify", f"--workdir={two}", "--batch_size=100", "--json"]
+    (both, silent), (alone,) = finish(*start_two(command)), finish(start(command, 4))
+    assert "top1" not in silent[0]
+    figures, expected = (json.loads(said.splitlines()[-1]) for said in (both[0], alone[0]))  # gloo prints lines above
+    assert figures["examples"] == 360
+    assert figures == expected | {"loss": pytest.approx(expected["loss"], rel=1e-6)}
+
+
+@pytest.mark.slow
+def test_preempted_and_started_again_equals_never_stopped(two, tmp_path):
+    """SIGTERM to one of them: both save the same step and leave with 0; the end is the same bit by bit."""
+    processes = start_two(train(tmp_path))
+    wait_for(8, tmp_path, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    said = finish(*processes)
+    assert "preempted: saved step" in said[0][1]
+    step = int(said[0][1].split("preempted: saved step ")[1].split()[0])
+    assert 8 <= step < STEPS
+    assert (tmp_path / "checkpoints" / str(step)).exists()
+    assert f"going on from step {step}" in finish(*start_two(train(tmp_path)))[0][1]
+    ours, theirs = saved(tmp_path, STEPS), saved(two, STEPS)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_is_killed_and_the_other_ends(tmp_path, victim):
+    processes = start_two(train(tmp_path, checkpoint_every_steps=5))
+    wait_for(12, tmp_path, processes)
+    processes[victim].kill()
+    since = time.monotonic()
+    assert processes[1 - victim].wait(timeout=LIMIT) != 0
+    print(f"process {1 - victim} ended {time.monotonic() - since:.1f} s after process {victim} was killed")
+    for process in processes:
+        process.communicate()
+    assert "going on from step" in finish(*start_two(train(tmp_path)))[0][1]
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [1, 2])
+def test_another_number_of_processes_goes_on(one, tmp_path, first):
+    """Stopped at a step by its length, gone on by the other number of processes: the same batches, so the losses."""
+    begun = {1: lambda c: [start(c, 4)], 2: start_two}
+    processes = begun[first](train(tmp_path, checkpoint_every_steps=5, log_every_steps=1))
+    wait_for(12, tmp_path, processes)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    said = finish(*begun[3 - first](train(tmp_path)))[0][1]
+    assert "going on from step" in said
+    np.testing.assert_allclose(losses(tmp_path)[:20], losses(one)[:20], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_process_is_preempted_too(tmp_path):
+    """A single host joins nobody, but hears of its preemption."""
+    process = start(train(tmp_path), 1, f"--coordinator=127.0.0.1:{free_port()}", "--processes=1", "--process=0")
+    wait_for(8, tmp_path, [process])
+    process.send_signal(signal.SIGTERM)
+    assert "preempted: saved step" in finish(process)[0][1]
+
+
+@pytest.mark.slow
+def test_other_images_on_another_host_are_refused(tmp_path):
+    for host, count in (("a", 40), ("b", 41)):
+        for i in range(count):
+            path = tmp_path / host / "images" / str(i % 2) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), i).save(path)
+    command = train(tmp_path / "run", **{"data_source": "folder:images", "data_pad": 0})
+    said = finish(*start_two(command, folders=(tmp_path / "a", tmp_path / "b")), code=2)
+    assert all("data of process 1 is not that of process 0" in errors for _, errors in said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_does_not_come_is_named(tmp_path):
+    place = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--process=0", "--wait=0.5"]
+    ((_, said),) = finish(start(train(tmp_path / "run"), 1, *place), code=1)
+    assert said.startswith("error: came 1 of 2 within 0.5 s, missing: 1; run `lvit train --config=demo/finetune")
+    assert "--process=1" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
