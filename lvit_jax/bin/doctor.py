@@ -2,6 +2,7 @@
 
   lvit doctor
   lvit doctor --config=configs/pretrain/mae_tiny.py --workdir=gs://my-bucket/mae --json
+  lvit doctor --distributed       # on every machine of a run: do they find each other
 
 Exit code 0 if nothing failed, 1 otherwise.
 """
@@ -10,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from lvit_jax.bin import app, doctor_machine, doctor_places, flags
+from lvit_jax.bin import app, distributed, doctor_machine, doctor_places, flags
 from lvit_jax.bin.doctor_finding import Patient, Result
 from lvit_jax.bin.doctor_run import isolated
 
@@ -20,7 +21,7 @@ CHECKS = {
     "packages": (doctor_machine.check_packages, 20),
     "tested": (doctor_machine.check_tested, 20),
     "devices": (doctor_machine.check_devices, 120),
-    "processes": (doctor_machine.check_processes, 30),
+    "processes": (doctor_machine.check_processes, 60),  # and --wait
     "workdir": (doctor_places.check_workdir, 60),
     "disk": (doctor_places.check_disk, 20),
     "data": (doctor_places.check_data, 300),
@@ -35,16 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = flags.Parser("doctor", __doc__)
     parser.add_argument("--workdir", help="the folder of the run: is it writable, and how fast")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    distributed.add_flags(parser)
     if any(arg.startswith("--config") for arg in argv):
         args, config = flags.parse_with_config(parser, argv)
     else:
         parser.add_argument("--config", help="a config file: are its data there")
         args, config = parser.parse_args(argv), None
+    job = args if distributed.check_flags(args) or args.distributed else None
     app.start()
-    patient = Patient(config.to_dict() if config else None, args.workdir)
+    patient = Patient(config.to_dict() if config else None, args.workdir, job)
     results = []
     for name, (check, seconds) in CHECKS.items():
-        results.append(isolated(name, check, patient, seconds))
+        results.append(isolated(name, check, patient, seconds + (args.wait if name == "processes" else 0)))
         if not args.json:
             print(line(results[-1]), flush=True)
     failed = [result.name for result in results if result.status == "failed"]

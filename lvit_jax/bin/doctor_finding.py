@@ -1,5 +1,6 @@
 """What a check of `lvit doctor` is given, and what it says."""
 
+from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ class Patient(NamedTuple):
 
     config: Mapping[str, Any] | None
     workdir: str | None
+    job: Namespace | None = None  # the flags of `distributed.add_flags`, where several processes are to meet
 
 
 class Finding(NamedTuple):

@@ -7,9 +7,12 @@ import importlib.metadata
 import os
 import platform
 import socket
+from argparse import Namespace
 from pathlib import Path
 
+from lvit_jax.bin import distributed
 from lvit_jax.bin.doctor_finding import Finding, Patient, failed, ok
+from lvit_jax.errors import Stopped
 
 # What the tests run on: from Python 3.11 with jax 0.10 to Python 3.13 with jax 0.12 (below the second number).
 TESTED = {"python": ("3.11", "3.14"), "jax": ("0.10", "0.13"), "flax": ("0.12.8", "0.13")}
@@ -69,8 +72,10 @@ def check_devices(_: Patient) -> Finding:
     return ok(text)
 
 
-def check_processes(_: Patient) -> Finding:
-    """The machines of this job, as GKE names them in TPU_WORKER_HOSTNAMES, can be found by name."""
+def check_processes(patient: Patient) -> Finding:
+    """The processes of a run meet; without --distributed: the machines that GKE names can be found by name."""
+    if patient.job:
+        return _meet(patient.job)
     names = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
     if len(names) < 2:
         return ok("one process; a run of several takes --distributed")
@@ -80,6 +85,22 @@ def check_processes(_: Patient) -> Finding:
         fix = "wait until all workers are up; on GKE, look at `kubectl get pods` and at the headless service"
         return failed(f"worker {number} of {len(names)} finds no address for {', '.join(lost)}", fix)
     return ok(f"worker {number} of {len(names)}; all names resolve")
+
+
+def _meet(job: Namespace) -> Finding:
+    """All connect as in a run, count each other's devices, and part again."""
+    import jax
+
+    from lvit_jax.training.mesh import this_process
+
+    try:
+        distributed.connect(job)
+    except Stopped as error:
+        return failed(str(error), "run the same command on every machine, and let them reach that port and the next")
+    place = this_process()
+    text = f"process {place['process']} of {place['processes']}, {jax.device_count()} devices in all"
+    jax.distributed.shutdown()  # waits for the others
+    return ok(text)
 
 
 def _within(found: str, least: str, below: str) -> bool:

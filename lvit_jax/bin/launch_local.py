@@ -33,14 +33,19 @@ def plan(train: Sequence[str], processes: int, devices: int | None) -> list[Plan
     if devices is not None:
         forced = f"--xla_force_host_platform_device_count={devices}"
         added = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()}
-    meet = [f"--coordinator=localhost:{_free_port()}", f"--processes={processes}"]
+    meet = [f"--coordinator=localhost:{free_port()}", f"--processes={processes}"]
     return [Planned([*train, *meet, f"--process={i}"], added) for i in range(processes)]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """A port that is free together with the next one: the first is to meet at, the second is for JAX."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("", 0))
+            port = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("", port + 1))
+                return port
 
 
 def spell(planned: Planned) -> str:

@@ -180,10 +180,10 @@ def _lines(spaces: int, *lines: str) -> str:
 
 
 WAYS = {
-    "queued": Way(("tpu", "project", "zone", "package"), "gcloud", lambda tpu: bool(tpu.generation.api), _queued),
+    "queued": Way(("tpu", "project", "zone", "package"), "gcloud", lambda tpu: bool(tpu.generation.runtime), _queued),
     "gce": Way(("tpu", "project", "zone", "package"), "gcloud", lambda tpu: bool(tpu.generation.image), _gce),
     "gke": Way(("tpu", "image", "service_account"), "kubectl", lambda tpu: bool(tpu.generation.gke), _gke),
-    "skypilot": Way(("tpu", "package"), "sky", lambda tpu: bool(tpu.generation.api), _skypilot),
+    "skypilot": Way(("tpu", "package"), "sky", lambda tpu: bool(tpu.generation.runtime), _skypilot),
 }
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from lvit_jax.bin import doctor, doctor_machine, doctor_places, flags
 from lvit_jax.bin.doctor_finding import Patient, ok
 from lvit_jax.bin.doctor_run import isolated
+from lvit_jax.bin.launch_local import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 NOBODY = Patient(None, None)
@@ -125,6 +126,27 @@ def test_workers_that_cannot_be_found(monkeypatch):
     assert finding.status == "failed" and "worker 0 of 2 finds no address for nobody.invalid" in finding.message
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost,127.0.0.1")
     assert "worker 0 of 2" in doctor_machine.check_processes(NOBODY).message
+
+
+def doctors(*commands):
+    """Runs doctors at the same time; the checks of each by name."""
+    base = [sys.executable, "-m", "lvit_jax.bin.doctor", "--json"]
+    started = [subprocess.Popen([*base, *argv], cwd=ROOT, stdout=subprocess.PIPE, text=True) for argv in commands]
+    reports = [json.loads(process.communicate(timeout=240)[0].splitlines()[-1]) for process in started]
+    return [{check["name"]: check for check in report["checks"]} for report in reports]
+
+
+def test_two_processes_meet():
+    job = [f"--coordinator=localhost:{free_port()}", "--processes=2"]
+    found = doctors([*job, "--process=0"], [*job, "--process=1"])
+    assert [checks["processes"]["status"] for checks in found] == ["ok", "ok"]
+    assert "process 1 of 2, 2 devices in all" in found[1]["processes"]["message"]
+
+
+def test_a_process_that_does_not_come_is_named():
+    job = [f"--coordinator=localhost:{free_port()}", "--processes=2", "--process=0", "--wait=1"]
+    (checks,) = doctors(job)
+    assert checks["processes"]["status"] == "failed" and "missing: 1" in checks["processes"]["message"]
 
 
 def test_a_workdir_that_is_a_file_or_not_ours(tmp_path, monkeypatch):

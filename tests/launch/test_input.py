@@ -111,7 +111,7 @@ SLICES = {
     "v5p:8x8x8": (512, 128, "v5p-1024", "ct5p-hightpu-4t"),
     "v6e:2x4": (8, 1, "v6e-8", "ct6e-standard-8t"),
     "v6e:4x8": (32, 8, "v6e-32", "ct6e-standard-4t"),
-    "tpu7x:4x4x4": (64, 16, None, "tpu7x-standard-4t"),
+    "tpu7x:4x4x4": (64, 16, "tpu7x-128", "tpu7x-standard-4t"),
 }
 
 
