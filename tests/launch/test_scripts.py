@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -219,3 +220,13 @@ def test_yes_without_the_program_is_one_line(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="'sky' is not on the PATH"):
         launch.main([*CASES["skypilot"], "--yes"])
+
+
+def test_the_commands_of_the_readme_print():
+    """Every `lvit launch` of launch/README.md is read as it stands; only --yes and where it writes are left out."""
+    text = (LAUNCH / "README.md").read_text().replace("\\\n", " ")
+    commands = [line.strip() for line in text.splitlines() if line.startswith("    lvit launch")]
+    assert len(commands) == 5
+    for command in commands:
+        argv = shlex.split(command.split(" > ")[0])[2:]
+        assert "--distributed" in printed(*(arg for arg in argv if arg != "--yes"))
