@@ -13,7 +13,7 @@ class Clock:
     def __init__(self, batch_size: int, steps: int, devices: int):
         """Args: batch_size: images per step over all processes; steps: length of the run; devices: of all processes."""
         self._batch_size, self._steps, self._devices = batch_size, steps, devices
-        self._born, self._useful = time.perf_counter(), 0.0
+        self._born, self._useful, self._ideal = time.perf_counter(), 0.0, None
         self.begin(0)
 
     def begin(self, step: int) -> None:
@@ -24,6 +24,10 @@ class Clock:
     def age(self) -> float:
         """Seconds since this start of the run."""
         return time.perf_counter() - self._born
+
+    def compare(self, ideal: float | None) -> None:
+        """Takes the seconds of a step at the peak of the devices' matrix units, where that is known, for `mfu`."""
+        self._ideal = ideal
 
     @contextlib.contextmanager
     def spending(self, part: str) -> Iterator[None]:
@@ -39,7 +43,8 @@ class Clock:
           images_per_s and images_per_s_per_device, without evaluations and saving; data_wait, a share of the same time;
           checkpoint_s and evaluation_s, seconds; goodput, the share of the time since the start of the run that its
           steps took, without waiting (0 to 1; what is left is loading, compiling and the other figures here); eta,
-          seconds to the end of the run at the rate of these steps.
+          seconds to the end of the run at the rate of these steps; mfu, model FLOPs utilisation, the share of the
+          peak of the matrix units (arXiv:2204.02311, appendix B; recomputed blocks do count), on TPUs.
         """
         apart = self._spent["checkpoint"] + self._spent["evaluation"]
         seconds = max(time.perf_counter() - self._since - apart, 1e-9)
@@ -56,4 +61,4 @@ class Clock:
             "eta": (self._steps - step) * seconds / done,
         }
         self.begin(step)
-        return figures
+        return figures if self._ideal is None else figures | {"mfu": done * self._ideal / seconds}

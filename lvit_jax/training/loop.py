@@ -14,10 +14,13 @@ from jax.sharding import Mesh
 from lvit_jax.errors import InputError, Stopped
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import Checkpoints, restore
+from lvit_jax.training.chips import peak_flops
 from lvit_jax.training.clock import Clock
+from lvit_jax.training.flops import count_flops
 from lvit_jax.training.optim import Schedule
 from lvit_jax.training.report import Report, say
-from lvit_jax.types import Eval, Objective, TrainState
+from lvit_jax.training.step import make_step
+from lvit_jax.types import Batch, Eval, Objective, TrainState
 
 
 class Run(NamedTuple):
@@ -107,8 +110,10 @@ def _train(run: Run, state: TrainState, clock: Clock, checkpoints: Checkpoints, 
     batches = run.batches(start)
     for n in range(start + 1, run.steps + 1):
         with clock.spending("data"):
-            batch = meter.host(next(batches))
-        state, metrics = step(state, mesh_lib.put(run.mesh, batch), seed)
+            batch = mesh_lib.put(run.mesh, meter.host(next(batches)))
+        if n == start + 1:
+            clock.compare(_ideal(run, state, batch))
+        state, metrics = step(state, batch, seed)
         meter.push(n, metrics)
         last = n == run.steps
         if last or n % run.save_every == 0:
@@ -125,6 +130,16 @@ def _train(run: Run, state: TrainState, clock: Clock, checkpoints: Checkpoints, 
                     report.evaluation(evaluation.name, n, evaluation.run(state))
         _profile(run, start, n, state)
     return state
+
+
+def _ideal(run: Run, state: TrainState, batch: Batch) -> float | None:
+    """Seconds of a step at the peak of the matrix units; None on devices whose peak is not known."""
+    peak = peak_flops(run.mesh.devices.flat[0].device_kind)
+    if peak is None:
+        return None
+    return count_flops(make_step(run.objective, run.tx, run.seed, run.accumulate), state, batch) / (
+        peak * run.mesh.size
+    )
 
 
 def _leave(run: Run, n: int, state: TrainState, meter: "_Meter", checkpoints: Checkpoints) -> None:

@@ -179,8 +179,15 @@ def place(mesh: Mesh, make: Callable, *args: Any, rules: Rules = ()) -> Any:
     Loaded weights and teachers belong in `args`: what `make` closes over is baked into the program. Under 'fsdp' they
     come in parts, so that a teacher never lies whole on one device.
     """
-    out = shardings(mesh, jax.eval_shape(make, *args), rules)
-    return jax.jit(make, in_shardings=shardings(mesh, args), out_shardings=out)(*args)
+    out, layouts = shardings(mesh, jax.eval_shape(make, *args), rules), shardings(mesh, args)
+    return jax.jit(make, in_shardings=layouts, out_shardings=out)(*jax.tree.map(_lay_out, args, layouts))
+
+
+def _lay_out(leaf: Any, sharding: NamedSharding) -> Any:
+    """A host's array as one of the mesh: `jit` itself splits none over several processes."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
 def jit_step(

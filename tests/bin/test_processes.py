@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 STEPS = 40
 LIMIT = 90  # seconds within which the others end when one has died: `distributed.HEARTBEAT` and a margin
 FIELDS = {
-    "model.width": 32,
+    "model.width": 128,  # wide enough for fsdp to split its kernels
     "model.depth": 2,
     "model.heads": 2,
     "model.drop_path": 0.1,
@@ -116,6 +116,16 @@ def test_two_processes_do_what_one_does(one, two):
     assert {step for step, _ in ours} > {STEPS}
     for key, value in theirs.items():
         assert ours[key] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_parameters_split_over_two_processes(one, tmp_path):
+    """Each parameter lies in parts on both hosts: the losses are the same, and so is what is saved from there."""
+    loaded = {"init_encoder": one, "train_steps": 20}
+    finish(start(train(tmp_path / "whole", **loaded), 4))
+    finish(*start_two(train(tmp_path / "parts", **loaded, mesh_fsdp=4)))
+    np.testing.assert_allclose(losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=1e-5)
+    assert measured(tmp_path / "parts").keys() == measured(tmp_path / "whole").keys()
 
 
 @pytest.mark.slow

@@ -26,7 +26,9 @@ def test_what_a_second_went_into(passing):
         with clock.spending(part):
             passing(seconds)
     passing(3.0)  # the steps themselves
+    clock.compare(0.25)
     figures = clock.read(5)
+    assert figures["mfu"] == pytest.approx(4 * 0.25 / 4.0)
     assert figures["images_per_s"] == pytest.approx(4 * 10 / 4.0)
     assert figures["images_per_s_per_device"] == pytest.approx(5.0)
     assert figures["data_wait"] == pytest.approx(1 / 4)
@@ -44,3 +46,4 @@ def test_each_read_is_of_its_own_steps_and_goodput_of_all(passing):
     passing(5.0)
     figures = clock.read(2)
     assert (figures["data_wait"], figures["goodput"]) == pytest.approx((0.0, 0.5))
+    assert "mfu" not in figures  # of devices whose peak nobody knows
