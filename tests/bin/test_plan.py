@@ -67,7 +67,7 @@ def test_what_does_not_divide_or_is_not_known_is_told_before_compiling(monkeypat
 
 @pytest.fixture
 def run_precision():
-    """Matrix products as in a run; in full float32 (conftest.py) libtpu writes other programs and counts other FLOPs."""
+    """Matrix products as in a run: in full float32 (conftest.py) libtpu counts other FLOPs."""
     with jax.default_matmul_precision("default"):
         yield
 
