@@ -79,7 +79,8 @@ def lines(figures: dict[str, Any]) -> dict[str, str]:
         "topology": f"{figures['topology']}, {chips} chip(s), mesh {mesh}",
         "batch": f"{size}: {size / chips:g} a chip, in {accumulate} microbatch(es); remat {figures['remat']}",
         "parameters": f"{_si(figures['parameters'])} trained, {_si(figures['frozen_parameters'])} frozen",
-        "FLOPs per image": f"{_si(figures['flops_per_image'])} (matrix products and convolutions, both passes)",
+        "FLOPs per image": f"{_si(figures['flops_per_image'])} in matrix products and convolutions, both passes; "
+        f"the compiler counts {_si(figures['compiler_flops_per_image'])}",
         "HBM bytes per image": _si(figures["hbm_bytes_per_image"]),
         "memory per chip": _memory(figures["memory"]),
         "least time per step": _roofline(figures["roofline"]),

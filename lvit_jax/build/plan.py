@@ -115,6 +115,8 @@ def plan(job: Job, efficiency: float, say: Callable[[str], None]) -> dict[str, A
     compiled = _compile(job, step, say) if ahead.has_libtpu() else None
     chips, per_chip = topology.chips * topology.slices, topology.chip.devices
     moved = compiled.moved * per_chip * accumulate if compiled and compiled.moved else None
+    # Of more than one microbatch the compiler counts one; else far more than ours would be work done twice.
+    theirs = compiled.flops * mesh.size if compiled and compiled.flops and accumulate == 1 else None
     time = roofline(topology, flops / chips, moved)
     return {
         "topology": str(topology),
@@ -126,6 +128,7 @@ def plan(job: Job, efficiency: float, say: Callable[[str], None]) -> dict[str, A
         "parameters": _count(step.state.params),
         "frozen_parameters": _count(step.state.frozen),
         "flops_per_image": flops / size,
+        "compiler_flops_per_image": theirs and theirs / size,
         "hbm_bytes_per_image": moved and moved * chips / size,
         "memory": _memory(topology, held, compiled),
         "roofline": time,

@@ -31,6 +31,7 @@ class Compiled(NamedTuple):
     temporaries: int | None  # bytes: activations, and results that take no argument's place
     total: int  # bytes; of a program that does not fit, what the compiler says it would take
     fits: bool
+    flops: float | None  # the compiler's count, element-wise work in it and the body of a loop once
     moved: float | None  # bytes to and from the HBM, the body of a loop once
     collectives: dict[str, dict[str, float]] | None  # kind -> how many a step, and MiB of their results
 
@@ -66,13 +67,14 @@ def compile_ahead(step: Callable, *args: Any) -> Compiled:
         needed = _needed(str(error))
         if needed is None:
             raise
-        return Compiled(None, None, needed, False, None, None)
+        return Compiled(None, None, needed, False, None, None, None)
     memory = compiled.memory_analysis()
     arguments = memory.argument_size_in_bytes
     own = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes
     temporaries = memory.temp_size_in_bytes + own
-    moved = compiled.cost_analysis().get("bytes accessed")
-    return Compiled(arguments, temporaries, arguments + temporaries, True, moved, _collectives(compiled))
+    total, cost = arguments + temporaries, compiled.cost_analysis()
+    counts = cost.get("flops"), cost.get("bytes accessed")
+    return Compiled(arguments, temporaries, total, True, *counts, _collectives(compiled))
 
 
 def _needed(message: str) -> int | None:
