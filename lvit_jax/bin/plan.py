@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = flags.Parser("plan", __doc__)
     parser.add_argument("--topology", required=True, help=f"CHIP:SHAPE, as v5e:4x4; chips: {', '.join(CHIPS)}")
     parser.add_argument("--slices", type=int, default=1, help="how many such slices, data parallel across them")
-    parser.add_argument("--teacher", help="size of the teacher where init.teacher names none: vit_base, vit_large, ...")
+    parser.add_argument("--teacher", help="where init.teacher names none: its size, as vit_base, or its config")
     parser.add_argument("--images", type=int, help="of the training set, where it is not ImageNet or digits")
     parser.add_argument("--classes", type=int, help="of the data, likewise")
     parser.add_argument(
@@ -40,11 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, config = flags.parse_with_config(parser, argv)
     topology = parse_topology(args.topology, args.slices)
     _check(args)
+    teacher = _teacher(args.teacher)
     os.environ.update(libtpu_environment(topology))  # before jax is imported
     app.start()
     from lvit_jax.build.plan import make_job, plan, sweep
 
-    job = make_job(config.to_dict(), topology, args.images, args.classes, args.teacher)
+    job = make_job(config.to_dict(), topology, args.images, args.classes, teacher)
     if args.sweep:
         rows = sweep(job, args.sweep, _say)
         app.report({"topology": str(topology), "sweep": rows} if args.json else _rows(rows), args.json)
@@ -54,9 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _teacher(name: str | None) -> str | dict[str, Any] | None:
+    """A size as it is, a config as a dict."""
+    if name is None or name in ENCODERS:
+        return name
+    if "/" not in name and not name.endswith(".py"):
+        raise unknown("teacher", name, ENCODERS)
+    return flags.check(flags.load_config(name)).to_dict()
+
+
 def _check(args: Any) -> None:
-    if args.teacher and args.teacher not in ENCODERS:
-        raise unknown("teacher", args.teacher, ENCODERS)
     if args.sweep and args.sweep not in SWEEPS:
         raise unknown("sweep", args.sweep, SWEEPS)
     if not 0 < args.efficiency <= 1:

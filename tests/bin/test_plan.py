@@ -114,6 +114,21 @@ def test_parameters_memory_and_hours_by_hand(without_libtpu, capsys):
     assert out["images_per_s_per_chip"] == pytest.approx(256 / step_s)
 
 
+@pytest.mark.parametrize(
+    ("config", "teacher", "frozen"),
+    [
+        # timm's 51.5 M without its head, and MAE's fusion of two stages: 4x4 of 96 and 2x2 of 192 channels into 768
+        ("pretrain/d_hiera_tiny.py", "hiera_base", 50.8e6 + (16 * 96 + 4 * 192) * 768),
+        ("pretrain/simmim_swin_d2.py", "swin_c96", 27.5e6),  # Swin-T: 28.3 M with its head
+        ("pretrain/tinymim_small.py", "pretrain/tinymim_base.py", 85.8e6),  # the last block has 16 heads
+        ("finetune/imagenet_distill.py", "regnety_160", 83.6e6),  # timm's, with its head
+    ],
+)
+def test_teachers_of_all_kinds(without_libtpu, capsys, config, teacher, frozen):
+    out = figures(capsys, f"--config={config}", f"--teacher={teacher}", "--topology=v5e:4x4")
+    assert out["frozen_parameters"] == pytest.approx(frozen, rel=0.01)
+
+
 def test_two_devices_of_a_tpu7x_chip_share_its_figures(without_libtpu, capsys):
     one = figures(capsys, *MAE, "--topology=tpu7x:2x2x1")
     assert one["mesh"]["data"] == 8 and one["chips"] == 4
