@@ -33,6 +33,9 @@ class Job(NamedTuple):
     devices: list[int] | None = None  # of this host's, where it runs several processes; None for all
 
 
+_joined: Job | None = None  # this process's job, once it is connected; kept here so that errors need not ask jax
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """`--distributed` and what names the cluster where it cannot be found out."""
     group = parser.add_argument_group("several processes", "one per host; every one runs this same command")
@@ -72,6 +75,7 @@ def connect(args: argparse.Namespace) -> None:
       InputError: no cluster is found, or the processes do not run the same command.
       Stopped: one did not come in time; each of those that came says which.
     """
+    global _joined
     job = check_flags(args)
     if not (job or args.distributed):
         return
@@ -88,6 +92,7 @@ def connect(args: argparse.Namespace) -> None:
         initialization_timeout=int(args.wait) + 1,
         heartbeat_timeout_seconds=HEARTBEAT,
     )
+    _joined = job
 
 
 def _detect(wait: float) -> Job:
@@ -212,18 +217,18 @@ def _read(peer: socket.socket) -> dict[str, Any] | None:
 
 
 def connected() -> bool:
-    """Whether this is one process of several; without importing jax."""
-    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+    """Whether this process has joined others."""
+    return _joined is not None
 
 
 def is_first() -> bool:
     """Whether this process speaks for all: process 0, or the only one."""
-    return not connected() or sys.modules["jax"].process_index() == 0
+    return _joined is None or _joined.process == 0
 
 
 def me() -> str:
     """'process 1: ' where there are several."""
-    return f"process {sys.modules['jax'].process_index()}: " if connected() else ""
+    return f"process {_joined.process}: " if _joined else ""
 
 
 def leave(code: int) -> None:
