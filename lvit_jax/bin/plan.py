@@ -17,6 +17,10 @@ from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import ENCODERS
 from lvit_jax.training.chips import CHIPS, libtpu_environment, parse_topology
 
+RINGS = (
+    "the compiler counts fewer FLOPs than there are: it made loops, in which shards go round a ring, and counts each"
+    " loop's body once; so HBM bytes, their time and the collectives are too low"
+)
 SWEEPS = ("batch", "remat", "fsdp")
 MISSING = (
     "libtpu is not installed: HBM bytes, temporaries, whether it fits, and collectives are unknown, and time is that"
@@ -96,7 +100,10 @@ def lines(figures: dict[str, Any]) -> dict[str, str]:
         "whole run": f"{figures['hours']:.1f} hours: {figures['steps']} steps at {figures['efficiency']:.0%} of that",
         "collectives per step": _collectives(figures["collectives"]),
     }
-    return shown if figures["compiled"] else shown | {"missing": MISSING}
+    if not figures["compiled"]:
+        return shown | {"missing": MISSING}
+    theirs = figures["compiler_flops_per_image"]
+    return shown | {"note": RINGS} if theirs and theirs < 0.9 * figures["flops_per_image"] else shown
 
 
 def _si(count: float | None) -> str:

@@ -117,7 +117,7 @@ def plan(job: Job, efficiency: float, say: Callable[[str], None]) -> dict[str, A
     held = ahead.held_bytes(mesh, step.state, config["mesh"]["rules"]) + image.size * image.dtype.itemsize / mesh.size
     compiled = _compile(job, step, say) if ahead.has_libtpu() else None
     chips, per_chip = topology.chips * topology.slices, topology.chip.devices
-    moved = compiled.moved * per_chip * accumulate if compiled and compiled.moved else None
+    moved = compiled.moved * per_chip if compiled and compiled.moved else None
     # Of more than one microbatch the compiler counts one; else far more than ours would be work done twice.
     theirs = compiled.flops * mesh.size if compiled and compiled.flops and accumulate == 1 else None
     time = roofline(topology, flops / chips, moved)
