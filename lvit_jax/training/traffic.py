@@ -25,18 +25,20 @@ class Instruction(NamedTuple):
     rest: str  # operands and attributes
 
 
-def hbm_bytes(text: str) -> int:
+class _Unknown(Exception):
+    """A loop that does not state its length."""
+
+
+def hbm_bytes(text: str) -> int | None:
     """Bytes that one run of a program reads and writes, as `compiled.as_text()` describes it; loops are multiplied out.
 
-    An instruction that reads a part of an operand by computed places (a gather) counts as reading all of it.
-
-    Raises:
-      ValueError: a text without an entry computation, or a loop that does not state its length.
+    An instruction that reads a part of an operand by computed places (a gather) counts as reading all of it. None
+    where a loop does not state its length.
     """
-    computations = read_computations(text)
-    if "ENTRY" not in computations:
-        raise ValueError("a program without an entry computation")
-    return _moved("ENTRY", computations)
+    try:
+        return _moved("ENTRY", read_computations(text))
+    except _Unknown:
+        return None
 
 
 def read_computations(text: str) -> dict[str, list[Instruction]]:
@@ -62,10 +64,8 @@ def _instruction(each: Instruction, defined: dict[str, str], computations: dict)
     if each.kind in FREE or each.kind.endswith(("-done", "-update")):
         return 0
     if each.kind == "while":
-        trips = re.search(r'known_trip_count":\{"n":"(\d+)"', each.rest)
-        if not trips:
-            raise ValueError(f"the length of the loop {each.name} is not known")
-        return int(trips[1]) * _moved(_called(each.rest, "body"), computations)
+        trips = _trips(each, computations[_called(each.rest, "condition")])
+        return trips * _moved(_called(each.rest, "body"), computations)
     if each.kind == "call":
         return _moved(_called(each.rest, "to_apply"), computations)
     if each.kind == "conditional":
@@ -75,6 +75,18 @@ def _instruction(each: Instruction, defined: dict[str, str], computations: dict)
         return _transfer(each.result)
     operands = re.findall(r"%([\w.\-]+)", each.rest.split("), ")[0])
     return in_hbm(each.result) + sum(in_hbm(defined[operand]) for operand in set(operands) if operand in defined)
+
+
+def _trips(loop: Instruction, condition: list[Instruction]) -> int:
+    """How often a loop turns: what it states, or the constant that the counter of `lax.scan` is less than."""
+    if stated := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(stated[1])
+    constants = {each.name: each.rest.split(")")[0] for each in condition if each.kind == "constant"}
+    last = condition[-1]
+    bound = [constants[name] for name in re.findall(r"%([\w.\-]+)", last.rest.split("), ")[0]) if name in constants]
+    if last.kind != "compare" or "direction=LT" not in last.rest or len(bound) != 1:
+        raise _Unknown(loop.name)
+    return int(bound[0])
 
 
 def _called(rest: str, attribute: str) -> str:
