@@ -47,7 +47,7 @@ def swin_simmim(name: str) -> ConfigDict:
     config = swin(common.base(), name)
     config.objective = common.simmim()
     config.model.drop_path = 0.1  # the default of its Swin class
-    config.data.crop_scale = (0.67, 1.0)
+    config.data.update({"crop_scale": (0.67, 1.0), "interpolation": "bilinear"})  # as the official data_simmim.py
     config.optim.update({"blr": 5e-5, "warmup_epochs": 10.0, "warmup_lr": 2e-6})  # 4e-4 at batch 2048
     config.optim.update({"b2": 0.99, "clip": 5.0, "milestones": (700.0,)})
     config.optim.no_decay = ("encoder/mask_token",)  # bias tables are decayed: the official rule misses their names

@@ -104,3 +104,117 @@ def test_tinymims_numbers_reach_the_model(name, teacher):
     assert frozen == {leaf for leaf in flatten(abstract.params) if leaf.startswith((last, "encoder/norm/"))} - used
     _, schedule, steps = make_optimizer(config, abstract.params, 1_281_167)
     assert steps == 300 * 312 and float(schedule(15 * 312)) == pytest.approx(2.4e-3)
+
+
+SWIN = {"depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "window": 7, "patch_size": 4}
+# config -> steps, warm-up steps, highest rate, parameters of what is fine-tuned (in millions, with 1000 classes; None:
+# nowhere stated), and fields of the model, objective and optimizer: recipes 1, 3 and 5, by hand. ImageNet has 312, 625
+# or 1251 steps an epoch at batches of 4096, 2048 and 1024.
+PUBLISHED = {
+    "pretrain/moco_tiny": (
+        (400 * 1251, 40 * 1251, 6e-4, None),  # 1.5e-4 * 1024 / 256
+        {"width": 192, "depth": 12, "heads": 12, "positions": "sincos_moco", "drop_path": 0.0},
+        {"hidden": 4096, "dim": 256, "temperature": 0.2, "momentum": 0.99},
+        {"weight_decay": 0.1, "b2": 0.999, "warmup_lr": 1e-6, "decay_all": True, "frozen": ()},
+    ),
+    "pretrain/simmim_swin_tiny": (
+        (400 * 625, 10 * 625, 4e-4, None),
+        {"width": 48, "drop_path": 0.1, **SWIN},
+        {"head": "block", "mask_ratio": 0.6, "mask_unit": 32, "norm_pix": False},
+        {"b2": 0.99, "weight_decay": 0.05, "clip": 5.0, "warmup_lr": 2e-6, "milestones": (700.0,)},
+    ),
+    "pretrain/simmim_swin_d2": (
+        (400 * 625, 10 * 625, 4e-4, None),
+        {"width": 48, "drop_path": 0.1, **SWIN},
+        {"head": "block", "mask_ratio": 0.6, "mask_unit": 32, "decode_stage": 2, "teacher_layer": 12, "alpha": 1.0},
+        {"b2": 0.99, "clip": 5.0},
+    ),
+    "pretrain/simmim_tiny": (
+        (400 * 625, 10 * 625, 4e-4, None),  # 1e-4 per 512 images
+        {"width": 192, "heads": 12, "drop_path": 0.1},
+        {"head": "linear", "mask_ratio": 0.6, "mask_unit": 32, "norm_pix": False},
+        {"b2": 0.999, "clip": 5.0, "weight_decay": 0.05, "milestones": (700.0,)},
+    ),
+    "pretrain/hiera_tiny": (
+        (400 * 312, 40 * 312, 2.4e-3, None),
+        {"first_width": 46, "depths": (1, 2, 7, 2), "heads": 8, "q_pool": 2, "patch_size": 16, "mask_size": 32},
+        {"decoder": "tiny", "mask_ratio": 0.4, "norm_pix": True},
+        {"b2": 0.95, "weight_decay": 0.05, "decay_all": False},
+    ),
+    "finetune/hiera_tiny": (
+        (300 * 1251, 5 * 1251, 4e-3, 6.7),
+        {"first_width": 46, "q_pool": 3, "patch_size": 32, "drop_path": 0.0},
+        {"mixup": 0.2, "cutmix": 0.0, "smoothing": 0.0, "head_std": 2e-5},
+        {"layer_decay": 0.85, "b2": 0.999, "min_lr": 1e-6},
+    ),
+    "finetune/swin_tiny": (
+        (300 * 1251, 5 * 1251, 4e-3, 7.30),
+        {"width": 48, "drop_path": 0.0, **SWIN},
+        {"mixup": 0.2, "cutmix": 0.0, "pool": "norm_mean"},
+        {"layer_decay": 0.85, "min_lr": 1e-6},
+    ),
+    "finetune/imagenet_rpe": (
+        (1000 * 1251, 5 * 1251, 4e-3, 5.82),  # ViT-Tiny's 5.72 and the tables' 0.105
+        {"width": 192, "heads": 12, "qv_bias": True, "positions": "learned", "layer_scale": None},
+        {"mixup": 0.2, "pool": "mean", "head_std": 2e-5},
+        {"layer_decay": 0.85, "b2": 0.999},
+    ),
+    "finetune/imagenet_rpe_d2": (
+        (1000 * 1251, 5 * 1251, 4e-3, 5.82),
+        {"width": 192, "heads": 12, "qv_bias": False, "positions": "learned"},
+        {"mixup": 0.2, "pool": "mean"},
+        {"layer_decay": 0.85},
+    ),
+    "finetune/moco_tiny": (
+        (300 * 1251, 5 * 1251, 4e-3, 5.72),
+        {"width": 192, "heads": 12, "positions": "learned"},
+        {"mixup": 0.2, "pool": "mean"},
+        {"layer_decay": 0.75},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_numbers_reach_model_and_optimizer(name, tmp_path):
+    (total, warmup, highest, millions), model, objective, optim = PUBLISHED[name]
+    config = flags.load_config(name).to_dict()
+    if config["objective"]["name"] in NEEDS_TEACHER:
+        config["init"]["teacher"] = str(tmp_path)
+        swins = {"name": "swin_c96", "image_size": 224, "patch_size": 4, "channels": 3}
+        write_record(tmp_path, {"kind": "import", "config": {"model": swins, "objective": None}})
+    module = encoder(config["model"])
+    assert {field: getattr(module, field) for field in model} == model
+    assert {field: config["objective"][field] for field in objective} == objective
+    assert {field: config["optim"][field] for field in optim} == optim
+    classes = tuple(map(str, range(1000)))
+    abstract = shapes(make_objective(config, classes, steps=total), config)
+    _, schedule, steps = make_optimizer(config, abstract.params, 1_281_167)
+    assert steps == total and float(schedule(warmup)) == pytest.approx(highest)
+    assert float(schedule(warmup // 2)) < 0.6 * highest
+    if millions:
+        count = sum(leaf.size for leaf in flatten(abstract.params).values())
+        assert count / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher_size", "overrides"),
+    [
+        ("tinymim_small", "vit_base", ["--config.model.last_heads=12"]),
+        ("tinymim_small", "vit_large", ["--config.objective.teacher_layer=18"]),
+        ("tinymim_tiny", "vit_small", ["--config.model.last_heads=6"]),
+        ("tinymim_tiny", "vit_base", ["--config.model.last_heads=12"]),
+        ("tinymim_cls", "vit_large", ["--config.model.name=vit_small", "--config.model.heads=6"]),
+        ("tinymim_features", "vit_large", ["--config.model.name=vit_tiny", "--config.model.heads=6"]),
+    ],
+)
+def test_rows_in_docstrings_build(name, teacher_size, overrides, tmp_path):
+    """TinyMIM's sequences of teachers and its targets at other sizes, as their configs describe them."""
+    text = (ROOT / "pretrain" / f"{name}.py").read_text()
+    assert all(flag in text for flag in overrides)
+    model = {"name": teacher_size, "image_size": 224, "patch_size": 16, "channels": 3}
+    model |= {"heads": 6} if teacher_size == "vit_small" else {}
+    write_record(tmp_path, {"kind": "import", "config": {"model": model, "objective": None}})
+    overrides = [*overrides, "--config.train.epochs=100", f"--config.init.teacher={tmp_path}"]
+    config = flags.check(flags.override(flags.load_config(f"pretrain/{name}"), overrides)).to_dict()
+    abstract = shapes(make_objective(config, None), config)
+    assert make_optimizer(config, abstract.params, 1_281_167)[2] == 100 * 312

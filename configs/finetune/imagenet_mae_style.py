@@ -1,5 +1,8 @@
 """ImageNet fine-tuning with MAE's heavier regularisation, 100 epochs (MAE-Lite, finetuning_mae_exp.py).
 
+Top-1 of ViT-Tiny: 76.1 from MAE, 76.5 from D-MAE, 74.5 from scratch, where `init.encoder` stays empty (first version of
+the MAE-Lite repository; recipes 5.4, which does not say whether that is the default of 100 epochs or 300, also run).
+
 lvit train --config=configs/finetune/imagenet_mae_style.py --workdir=runs/ft --config.init.encoder=runs/mae
 """
 

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from lvit_jax.convert.torchvision import admit_torchvision
+from lvit_jax.errors import unknown
 from lvit_jax.models import DECODERS, ENCODERS
+
+SIZES = [name for name, (kind, _) in ENCODERS.items() if kind == "vit"]  # what both sides can build
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `lvit bench step`."""
-    parser.add_argument("--model", default="vit_tiny", help=", ".join(ENCODERS))
+    parser.add_argument("--model", default="vit_tiny", help=", ".join(SIZES))
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -27,6 +30,8 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
     The ratio is that of the times of the two sides in one round; its median over rounds is reported, so that a
     machine that slows down for a while slows both sides.
     """
+    if flags.model not in SIZES:
+        raise unknown("plain ViT", flags.model, SIZES)
     decoder = {"vit_tiny": "tiny", "vit_small": "small", "vit_micro": "micro"}.get(flags.model, "base")
     sides = {"jax": jax_side(flags, decoder)}
     try:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import lvit_jax
 from lvit_jax.errors import InputError, nearest, unknown
 from lvit_jax.models import DECODERS, ENCODERS
-from lvit_jax.objectives import OBJECTIVES
+from lvit_jax.objectives import OBJECTIVES, check_encoder
 from lvit_jax.tree import flatten
 
 OPTIMIZERS = ("adamw", "sgd", "lars")
@@ -22,6 +22,9 @@ EITHER = {"model.image_size": (int, tuple), "data.statistics": (str, tuple)}
 # Fields that are no strings and may be None.
 OPTIONAL = {"data.limit", "data.threads", "init.heads_from", "log.profile", "mesh.devices", "model.depth"}
 OPTIONAL |= {
+    "objective.expand",
+    "model.layer_scale",
+    "model.window",
     "model.first_width",
     "model.depths",
     "model.first_heads",
@@ -51,6 +54,12 @@ LEAST = {
     "model.patch_padding": 0,
     "model.mask_unit": 1,
     "model.q_pool": 0,
+    "model.window": 1,
+    "model.layer_scale": 0.0,
+    "objective.mask_unit": 1,
+    "objective.hidden": 1,
+    "objective.dim": 1,
+    "objective.expand": 1,
     "data.limit": 1,
     "data.threads": 1,
     "data.split_seed": 0,
@@ -197,6 +206,7 @@ def check(config: ConfigDict) -> ConfigDict:
         raise unknown("objective", config.objective.name, OBJECTIVES)
     if config.model.name not in ENCODERS:
         raise unknown("model size", config.model.name, ENCODERS)
+    check_encoder(config.objective.name, config.model.name)
     if isinstance(config.objective.get("decoder"), str) and config.objective.decoder not in DECODERS:
         raise unknown("decoder", config.objective.decoder, DECODERS)
     if config.optim.name not in OPTIMIZERS:
@@ -204,6 +214,8 @@ def check(config: ConfigDict) -> ConfigDict:
     fields = {name.replace("/", "."): value for name, value in flatten(config.to_dict()).items()}
     for key, least in LEAST.items():
         values = fields.get(key)
+        if values == ():
+            raise InputError(f"config key {key!r} is empty; it needs at least one number")
         for value in values if isinstance(values, tuple) else (values,):
             if value is not None and value < least:
                 raise InputError(f"config key {key!r} is {value}; the least is {least}")

@@ -1,5 +1,6 @@
 """The `data` and `eval` sections of a config -> training batches, and what is measured during the run."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,9 @@ from lvit_jax.evals.spread import make_spread
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.optim import averaged
 from lvit_jax.types import Batch, Eval, Objective, TrainState
+
+# A second pass, of the encoder alone and over whole images: a thousand say enough of a standard deviation.
+SPREAD_IMAGES = 1024
 
 
 def load_data(config: Config) -> Data:
@@ -40,7 +44,7 @@ def make_batches(config: Config, data: Data) -> Callable:
 
 
 def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, data: Data, steps: int) -> tuple:
-    """What is measured during the run: accuracy, reconstructions, or (where a method has neither) features' spread."""
+    """What is measured in a run: accuracy; or else the spread of features, and reconstructions where it makes some."""
     size = config["eval"]["batch_size"]
     every = max(1, round(config["eval"]["every_epochs"] * data.train.size / config["train"]["batch_size"]))
     labels = "classes" in config["objective"]
@@ -50,16 +54,19 @@ def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, da
     source = data.val or data.train.take(np.arange(min(size, data.train.size)))
     batches = device_batches(source, data.transform, size, mesh, data.threads)
     if labels:
-        measure = make_classify(objective)
+        measures = [(make_classify(objective), None)]
     elif "norm_pix" not in config["objective"]:  # nothing is reconstructed
-        measure = make_spread(objective)
+        measures = [(make_spread(objective), None)]
     else:
         norm_pix = config["objective"]["norm_pix"]
-        measure = make_reconstruct(objective, data.mean, data.std, norm_pix, mesh_lib.gather)
+        measures = [(make_reconstruct(objective, data.mean, data.std, norm_pix, mesh_lib.gather), None)]
+        measures.append((make_spread(objective), max(1, SPREAD_IMAGES // size)))
 
     def run(state: TrainState) -> dict[str, Any]:
         average = averaged(state.opt_state)
-        return measure(state.params if average is None else average, state, batches())
+        params = state.params if average is None else average
+        figures = [measure(params, state, itertools.islice(batches(), count)) for measure, count in measures]
+        return {name: value for part in figures for name, value in part.items()}
 
     return (Eval("val" if data.val else "train_images", min(every, steps), run),)
 

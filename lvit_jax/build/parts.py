@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from lvit_jax.data.recipes import VIEWS
 from lvit_jax.errors import InputError, nearest
 from lvit_jax.models import ENCODERS, KINDS
-from lvit_jax.models.heads import classifier
-from lvit_jax.objectives import NEEDS_CLASSIFIER, NEEDS_TEACHER, OBJECTIVES
+from lvit_jax.models.heads import classifier, distilled_classifier
+from lvit_jax.objectives import CLASSIFIERS, NEEDS_CLASSIFIER, NEEDS_TEACHER, OBJECTIVES, check_encoder
 from lvit_jax.training.record import read_record
 from lvit_jax.types import Batch, Objective, Variables
 
@@ -33,7 +33,7 @@ def call(function: Callable, section: str, given: Config, **computed: Any) -> An
 
 def encoder(model: Config) -> nn.Module:
     """The config's `model` section -> encoder, a linen module that returns Features."""
-    make = named(KINDS[ENCODERS[model["name"]][0]])
+    make = named(KINDS[ENCODERS[model["name"]][0]].make)
     return call(make, "model", {key: value for key, value in model.items() if key != "image_size"}, name=model["name"])
 
 
@@ -84,7 +84,8 @@ def make_objective(
       learns: False for a trained classifier, which predicts without its teacher.
     """
     section = config["objective"]
-    make = named(OBJECTIVES[section["name"]])
+    check_encoder(section["name"], config["model"]["name"])
+    make = named(OBJECTIVES[section["name"]].make)
     computed: dict[str, Any] = {"encoder": encoder(config["model"])}
     if "classes" in section:
         computed["classes"] = count_classes(section["classes"], classes)
@@ -101,15 +102,20 @@ def _teacher(config: Config, teacher: Config | None, classes: int | None) -> nn.
     """The teacher's encoder, or the whole classifier where the objective needs its answers."""
     theirs, name = teacher or read_record(need_teacher(config))["config"], config["objective"]["name"]
     # What it says is compared with what the student says, so it computes in the student's type.
-    module = encoder({**theirs["model"], "dtype": config["model"]["dtype"], "remat": False})
+    model = {key: value for key, value in theirs["model"].items() if key != "remat"}
+    module = encoder({**model, "dtype": config["model"]["dtype"]})
     if name not in NEEDS_CLASSIFIER:
+        check_encoder(name, theirs["model"]["name"], "a teacher")
         return module
     section = theirs["objective"] or {"name": "backbone"}
-    if section["name"] != "classify":
+    if section["name"] not in CLASSIFIERS:
         raise InputError(f"objective {name!r} learns from a classifier, and the teacher is a {section['name']!r}")
     if (section["classes"] or classes) != classes:
         raise InputError(f"the teacher tells {section['classes']} classes apart, and this run {classes}")
-    return classifier(module, classes, section["pool"], norm=section.get("head_norm", True))
+    if section["name"] == "classify":
+        return classifier(module, classes, section["pool"], norm=section.get("head_norm", True))
+    own, expand = section["token"] == "own", section["expand"]
+    return distilled_classifier(module, classes, section["pool"], own_token=own, expand=expand).clone(averaged=True)
 
 
 def need_teacher(config: Config) -> str:

@@ -13,6 +13,7 @@ from lvit_jax.build.parts import Config, call, count_steps, encoder, example, ma
 from lvit_jax.build.weights import load_weights
 from lvit_jax.data.sources import Data
 from lvit_jax.errors import InputError
+from lvit_jax.objectives import OBJECTIVES
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import steps as saved_steps
 from lvit_jax.training.loop import Run, check_intervals
@@ -70,6 +71,11 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
     )
     check_intervals(run)
     _warn_of_few_images(run, data.train.size)
+    if OBJECTIVES[config["objective"]["name"]].compares and run.accumulate > 1:
+        message = (
+            "train.accumulate=%d: %s normalises by and compares the %d images of a microbatch, not the whole batch"
+        )
+        log.warning(message, run.accumulate, config["objective"]["name"], run.batch_size // run.accumulate)
     return run, record
 
 

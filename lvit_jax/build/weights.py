@@ -10,6 +10,7 @@ from etils import epath
 
 from lvit_jax.build.parts import Config, encoder, image_shape
 from lvit_jax.errors import InputError
+from lvit_jax.models import ENCODERS
 from lvit_jax.models.positions import FIXED, resample
 from lvit_jax.models.relative import resample_bias
 from lvit_jax.training.checkpoint import load_into, load_params, steps, tree_hash
@@ -18,6 +19,8 @@ from lvit_jax.tree import flatten
 from lvit_jax.types import Tree, Variables
 
 log = logging.getLogger(__name__)
+# kind -> the kinds whose weights it starts from, where these are not its own alone.
+STARTS_FROM = {"vit_rpe": ("vit", "vit_rpe")}
 
 
 class Weights(NamedTuple):
@@ -81,7 +84,9 @@ def _load_teacher(config: Config, target: Tree, data: Config) -> tuple[Tree, str
     given = source["encoder"]
     if "head" in target["teacher"]:
         check_classes(config["init"]["teacher"], record["data"]["classes"], data["classes"])
-        given = {part: source[part] for part in ("encoder", "head")}
+        given = {part: source[part] for part in target["teacher"]}
+    elif "mask_token" not in target["teacher"]:  # of SimMIM, where the teacher sees whole or partial images
+        given = {name: leaf for name, leaf in given.items() if name != "mask_token"}
     resize = resizer(theirs, {**theirs, "image_size": config["model"]["image_size"]})
     return load_into(target, {"teacher": given}, resize=resize), tree_hash(given)
 
@@ -107,11 +112,17 @@ def with_positions(source: Tree, theirs: Config, ours: Config, target: Tree) -> 
     return {**source, "encoder": {**source["encoder"], "pos_embed": table}}
 
 
-def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
+def resizer(source: Config, target: Config) -> Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray]:
     """Position embeddings [1,P+N,D] and relative-position tables [R,H] of the source's grid -> the target's."""
 
-    def resize(table, shape):
-        here, there = (encoder(model).position_grid(*image_shape(model)[:2]) for model in (target, source))
+    def grid(model, name):
+        module, (height, width) = encoder(model), image_shape(model)[:2]
+        if name.startswith("decoder/"):  # of the patches that are predicted: a Hiera's encoder has smaller ones
+            return height // module.patch_size, width // module.patch_size
+        return module.position_grid(height, width)
+
+    def resize(name, table, shape):
+        here, there = grid(target, name), grid(source, name)
         if len(shape) == 2:
             return resample_bias(table, here, there)
         return np.asarray(resample(table, here, there, encoder(source).prefix))
@@ -121,7 +132,14 @@ def resizer(source: Config, target: Config) -> Callable[[np.ndarray, tuple[int, 
 
 def check_model(config: Config, record: Config) -> None:
     """Another head count, ε or layout of positions fits in shape and silently computes something else."""
-    source, here, there = config["init"]["encoder"], encoder(config["model"]), encoder(record["config"]["model"])
+    source, theirs = config["init"]["encoder"], record["config"]["model"]
+    kinds = [ENCODERS[model["name"]][0] for model in (theirs, config["model"])]
+    if kinds[0] not in STARTS_FROM.get(kinds[1], (kinds[1],)):
+        raise InputError(
+            f"{source} holds a {kinds[0]} ({theirs['name']!r}) and this model is a {kinds[1]} "
+            f"({config['model']['name']!r}), which starts from: {', '.join(STARTS_FROM.get(kinds[1], (kinds[1],)))}"
+        )
+    here, there = encoder(config["model"]), encoder(theirs)
     if _heads(there) != _heads(here) and there.heads != config["init"]["heads_from"]:
         same = there.heads == here.heads
         remedy = "" if same else f"set --config.model.heads={there.heads}, or "

@@ -111,9 +111,9 @@ def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, most: float) -> tf.Tensor:
     whole = tf.cast(tf.floor(radius), tf.float64)
     outer = tf.floor((2.0**24 - (2 * whole + 1) * inner) / 2)
     places = tf.range(reach + 1, dtype=tf.float64)
-    # Of the pixel itself and its neighbours, in PIL's fixed point. Doubles, as the sums are often close to a half.
+    # Of the pixel itself and its neighbours, in PIL's fixed point of 24 bits; they add up to 2^24 at most.
     weights = tf.where(places <= whole, inner, tf.where(places == whole + 1, outer, 0.0))  # [reach + 1]
-    pixels = tf.cast(image, tf.float64)
+    weights, pixels = tf.cast(weights, tf.int32), tf.cast(image, tf.int32)
     for axis in (1, 0):
         for _ in range(3):
             pixels = _box_blur(pixels, weights, reach, axis)
@@ -133,13 +133,23 @@ def _box_radius(sigma):
 
 
 def _box_blur(pixels: tf.Tensor, weights: tf.Tensor, reach: int, axis: int) -> tf.Tensor:
-    """A symmetric filter in fixed point along one axis of float64 [H, W, C], edges repeated, rounded."""
+    """A symmetric filter in fixed point along one axis of int32 [H, W, C] grey levels, edges repeated, rounded.
+
+    Sums reach 255·2^24 and a half: they fit 32 bits without sign, so int32 may wrap and is read as uint32 at the end.
+    """
     length = pixels.shape[axis]
-    total = pixels * weights[0]
+    first, last = (pixels[:1], pixels[-1:]) if axis == 0 else (pixels[:, :1], pixels[:, -1:])
+    padded = tf.concat([first] * reach + [pixels] + [last] * reach, axis)
+
+    def shifted(by):
+        window = slice(reach + by, reach + by + length)
+        return padded[window] if axis == 0 else padded[:, window]
+
+    total = pixels * weights[0] + 2**23
     for distance in range(1, reach + 1):
-        before, after = (np.clip(np.arange(length) + d, 0, length - 1) for d in (-distance, distance))
-        total += weights[distance] * (tf.gather(pixels, before, axis=axis) + tf.gather(pixels, after, axis=axis))
-    return tf.floor(total / 2.0**24 + 0.5)
+        total += weights[distance] * (shifted(-distance) + shifted(distance))
+    rounded = tf.bitwise.right_shift(tf.bitcast(total, tf.uint32), tf.constant(24, tf.uint32))
+    return tf.bitcast(rounded, tf.int32)
 
 
 def _check(jitter, probabilities, blur_p, solarise_p, blur_sigma, order) -> None:

@@ -23,8 +23,14 @@ def make_reconstruct(
       norm_pix: whether the targets are normalised per patch, which the picture then says.
       gather: arrays on the mesh -> numpy.
     """
-    predict = jax.jit(objective.predict)
     label = "reconstruction (patch mean and variance of the input put back)" if norm_pix else "reconstruction"
+
+    columns = {"input": "image", "masked": "masked", label: "reconstruction"}
+
+    @jax.jit
+    def predict(params: Tree, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        out = objective.predict(params, state, batch)
+        return {key: out[key] for key in ("loss", *columns.values())}  # what else there is costs nothing then
 
     def reconstruct(params: Tree, state: TrainState, batches: Iterable[Batch]) -> dict[str, Any]:
         total = examples = 0.0
@@ -33,7 +39,6 @@ def make_reconstruct(
             out, count = predict(params, state, batch), jax.numpy.sum(batch["mask"])
             total, examples = total + out["loss"] * count, examples + count
             if picture is None:
-                columns = {"input": "image", "masked": "masked", label: "reconstruction"}
                 shown = gather({name: out[key][:SHOWN] for name, key in columns.items()})
                 picture = grid(shown, mean, std)
         return {"loss": float(total / examples), "grid": picture}

@@ -1,12 +1,29 @@
-"""The menu of models: names and sizes. Imports nothing, so that a misspelt name costs no second."""
+"""The menu of models: names, sizes and abilities. Imports no jax, so that a misspelt name costs no second."""
 
-# kind -> the function behind the config's `model` section, for all sizes of that kind.
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """A kind of encoders: 'module:function' behind the config's `model` section, and what they can do."""
+
+    make: str
+    can: frozenset[str]  # of ABILITIES
+
+
+# What a method may ask of an encoder beside features of whole images.
+ABILITIES = {
+    "keep": "encode some patches without the others",
+    "mask": "put a mask token in the place of patches",
+    "cls": "return a CLS token",
+    "inner": "be decoded from an inner block",
+    "stages": "hand on what its stages make",
+}
 KINDS = {
-    "vit": "lvit_jax.models.vit:vit",
-    "vit_rpe": "lvit_jax.models.vit_rpe:vit_rpe",
-    "hiera": "lvit_jax.models.hiera:hiera",
-    "swin": "lvit_jax.models.swin:swin",
-    "regnet": "lvit_jax.models.regnet:regnet",
+    "vit": Kind("lvit_jax.models.vit:vit", frozenset({"keep", "mask", "cls", "inner"})),
+    "vit_rpe": Kind("lvit_jax.models.vit_rpe:vit_rpe", frozenset({"cls"})),
+    "hiera": Kind("lvit_jax.models.hiera:hiera", frozenset({"keep"})),
+    "swin": Kind("lvit_jax.models.swin:swin", frozenset({"mask", "stages"})),
+    "regnet": Kind("lvit_jax.models.regnet:regnet", frozenset()),
 }
 
 # name -> (kind, size). Heads follow MAE-Lite (models_vit.py): tiny and small take 12 heads so that their attention has

@@ -21,6 +21,7 @@ class BlockOut:
     q: jax.Array  # [B,W,M,H,K]
     k: jax.Array  # [B,W,N,H,K]
     v: jax.Array  # [B,W,N,H,K]
+    middle: jax.Array | None = None  # [B,N,D] residual stream between the two branches
     bias: jax.Array | None = None  # [H,M,N] relative-position bias, without window mask
 
 

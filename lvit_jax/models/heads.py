@@ -80,12 +80,16 @@ class DistilledClassifier(nn.Module):
     neck: Neck | None
     head: Head
     dist_head: Head
+    averaged: bool = False  # answer as one classifier, by the mean of both heads' logits: predictions, teachers
 
-    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """images [B,H,W,C] -> float32 logits [B,C] of the main head and of the distillation head."""
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array] | jax.Array:
+        """images [B,H,W,C] -> float32 logits [B,C] of the main head and of the distillation head, or their mean."""
         features = self.encoder(images, train=train)
+        if self.head.pool == "cls":  # then no head reads the patches, and the neck need not
+            features = features.replace(tokens=features.tokens[:, : features.prefix])
         features = self.neck(features) if self.neck else features
-        return self.head(features), self.dist_head(features)
+        main, dist = self.head(features), self.dist_head(features)
+        return (main + dist) / 2 if self.averaged else (main, dist)
 
 
 def classifier(
@@ -96,8 +100,7 @@ def classifier(
     Raises:
       InputError: an unknown pooling.
     """
-    if pool not in POOLS:
-        raise unknown("pool", pool, POOLS)
+    _check_pool(pool, norm)
     return Classifier(encoder.clone(final_norm=False), Head(classes, pool, head_std, encoder.norm_eps, norm))
 
 
@@ -119,10 +122,18 @@ def distilled_classifier(
     Raises:
       InputError: an unknown pooling, or a token of its own for another encoder than a plain ViT.
     """
-    if pool not in POOLS:
-        raise unknown("pool", pool, POOLS)
+    _check_pool(pool, norm=not expand)
     if own_token and not isinstance(encoder, ViT):
         raise InputError("a distillation token of its own is for plain ViTs; nearest: token='cls'")
     encoder = encoder.clone(final_norm=False, **({"distill_token": True} if own_token else {}))
     heads = (Head(classes, how, head_std, encoder.norm_eps, not expand) for how in (pool, "dist"))
     return DistilledClassifier(encoder, Neck(expand, encoder.norm_eps) if expand else None, *heads)
+
+
+def _check_pool(pool: str, norm: bool) -> None:
+    if pool not in POOLS:
+        raise unknown("pool", pool, POOLS)
+    if pool == "norm_mean" and not norm:
+        raise InputError(
+            "pool='norm_mean' takes the mean behind the head's norm, and these heads have none; nearest: 'mean'"
+        )

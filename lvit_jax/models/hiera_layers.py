@@ -128,7 +128,7 @@ class HieraBlock(nn.Module):
         out = attention(x, normed, units)
         x = x + DropPath(self.drop_path)(out.attn, train)
         mlp = Mlp(self.dtype, name="mlp")(LayerNorm(self.dtype, self.norm_eps, name="norm2")(x))
-        return out.replace(x=x + DropPath(self.drop_path)(mlp, train), mlp=mlp)
+        return out.replace(x=x + DropPath(self.drop_path)(mlp, train), middle=x, mlp=mlp)
 
 
 class Fusion(nn.Module):

@@ -157,7 +157,13 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(rate: float, depth: int, shape: str = "linear") -> list[float]:
-    """Drop-path per block: "linear" rises from 0 to `rate`; "constant" is `rate` in all but the last (TinyMIM)."""
+    """Drop-path per block: "linear" rises from 0 to `rate`; "constant" is `rate` in all but the last (TinyMIM).
+
+    Raises:
+      InputError: a rate outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise InputError(f"a drop-path rate of {rate} is outside [0, 1); nearest: {0.0 if rate < 0 else 0.99}")
     if shape == "constant":
         return [rate] * (depth - 1) + [0.0]
     return np.linspace(0.0, rate, depth).tolist()
@@ -181,7 +187,7 @@ class Block(nn.Module):
             return out
         x = _add(x, DropPath(self.drop_path)(out.attn, train))
         mlp = Mlp(self.dtype, name="mlp")(LayerNorm(self.dtype, self.norm_eps, name="norm2")(x))
-        return out.replace(x=_add(x, DropPath(self.drop_path)(mlp, train)), mlp=mlp)
+        return out.replace(x=_add(x, DropPath(self.drop_path)(mlp, train)), middle=x, mlp=mlp)
 
 
 def _add(x: jax.Array, branch: jax.Array) -> jax.Array:

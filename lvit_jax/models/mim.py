@@ -151,7 +151,8 @@ def masked_autoencoder(
     if not 0 < mask_ratio < 1:
         raise InputError(f"mask_ratio={mask_ratio} is outside (0, 1)")
     if decode_from is not None and not 1 <= decode_from <= encoder.depth:
-        raise InputError(f"decode_from={decode_from}: the encoder has blocks 1 to {encoder.depth}")
+        near = min(max(decode_from, 1), encoder.depth)
+        raise InputError(f"decode_from={decode_from}: the encoder has blocks 1 to {encoder.depth}; nearest: {near}")
     like = {key: getattr(encoder, key) for key in ("patch_size", "channels", "dtype", "norm_eps", "remat")}
     if isinstance(encoder, Hiera):
         if decode_from is not None:

@@ -89,23 +89,17 @@ class RegNet(nn.Module):
         return Features(tokens=x.reshape(len(x), -1, x.shape[-1]), blocks=(), grid=x.shape[1:3], prefix=0)
 
     @property
-    def heads(self) -> int:
-        """Raises: InputError, since no model starts from a RegNet."""
-        raise InputError("a RegNet is a frozen teacher of classifiers (--config.init.teacher) and nothing else")
-
-    @property
     def depth(self) -> int:
         """Raises: InputError, since it is not trained."""
-        return self.heads
+        raise InputError("a RegNet is a frozen teacher of classifiers (--config.init.teacher) and nothing else")
 
 
-def regnet(name: str, *, channels: int = 3, dtype: str = "bfloat16", remat: bool = False) -> RegNet:
+def regnet(name: str, *, channels: int = 3, dtype: str = "bfloat16") -> RegNet:
     """The `model` section of imported weights -> encoder.
 
     Args:
       name: a size of `models.ENCODERS`.
       channels, dtype: as in `models.vit.vit`.
-      remat: has no effect, since there is no backward pass.
 
     Raises:
       InputError: an unknown type.

@@ -115,7 +115,7 @@ class SwinBlock(nn.Module):
             return out
         x = x + DropPath(self.drop_path)(out.attn, train)
         mlp = Mlp(self.dtype, name="mlp")(LayerNorm(self.dtype, self.norm_eps, name="norm2")(x))
-        return out.replace(x=x + DropPath(self.drop_path)(mlp, train), mlp=mlp)
+        return out.replace(x=x + DropPath(self.drop_path)(mlp, train), middle=x, mlp=mlp)
 
 
 class PatchMerging(nn.Module):
@@ -215,7 +215,7 @@ def check_size(encoder: Swin, images: jax.Array) -> None:
     # Windows repeat after `window` units, so one that fits is among these.
     sides = [[k * unit for k in range(1, side // unit + encoder.window + 2)] for side in size]
     square = size[0] == size[1]
-    pairs = (p for p in itertools.product(*sides) if _fits(encoder, p) and (p[0] == p[1] or not square))
+    pairs = (p for p in itertools.product(*sides) if (p[0] == p[1] or not square) and _fits(encoder, p))
     near = min(pairs, key=lambda pair: sum(abs(a - b) for a, b in zip(pair, size, strict=True)))
     raise InputError(
         f"images of {size[0]}x{size[1]} do not divide into patches of {encoder.patch_size}, windows of "

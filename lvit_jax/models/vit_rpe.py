@@ -65,7 +65,7 @@ class RpeBlock(nn.Module):
         out = RpeAttention(self.heads, self.dtype, self.qv_bias, self.grid, name="attn")(x, normed, table)
         x = x + DropPath(self.drop_path)(self._scaled("gamma_1", out.attn), train)
         mlp = Mlp(self.dtype, name="mlp")(LayerNorm(self.dtype, self.norm_eps, name="norm2")(x))
-        return out.replace(x=x + DropPath(self.drop_path)(self._scaled("gamma_2", mlp), train), mlp=mlp)
+        return out.replace(x=x + DropPath(self.drop_path)(self._scaled("gamma_2", mlp), train), middle=x, mlp=mlp)
 
     def _scaled(self, name: str, branch: jax.Array) -> jax.Array:
         if self.layer_scale is None:

@@ -1,20 +1,48 @@
-"""The menu of methods on one screen: config name -> 'module:function'. Imports nothing."""
+"""The menu of methods on one screen, and what each asks of its encoder. Imports no jax."""
+
+from typing import NamedTuple
+
+from lvit_jax.errors import InputError
+from lvit_jax.models import ABILITIES, ENCODERS, KINDS
+
+
+class Method(NamedTuple):
+    """A training method: 'module:function' behind the config's `objective` section."""
+
+    make: str
+    needs: frozenset[str] = frozenset()  # `models.ABILITIES` of its encoder, and of a teacher that is one
+    teacher: str | None = None  # its second argument: an "encoder" or a whole "classifier"
+    classifies: bool = False  # evaluations and predictions read its logits
+    compares: bool = False  # examples of a batch with each other, so that accumulation over smaller ones changes it
+
 
 OBJECTIVES = {
-    "mae": "lvit_jax.objectives.mae:make_mae",
-    "distill": "lvit_jax.objectives.distill:make_distill",
-    "d2": "lvit_jax.objectives.distill:make_d2",
-    "tinymim": "lvit_jax.objectives.tinymim:make_tinymim",
-    "moco": "lvit_jax.objectives.moco:make_moco",
-    "simmim": "lvit_jax.objectives.simmim:make_simmim",
-    "simmim_d2": "lvit_jax.objectives.simmim_d2:make_simmim_d2",
-    "classify": "lvit_jax.objectives.classify:make_classify",
-    "classify_distill": "lvit_jax.objectives.classify_distill:make_classify_distill",
+    "mae": Method("lvit_jax.objectives.mae:make_mae", frozenset({"keep"})),
+    "distill": Method("lvit_jax.objectives.distill:make_distill", frozenset({"keep"}), "encoder"),
+    "d2": Method("lvit_jax.objectives.distill:make_d2", frozenset({"keep", "inner"}), "encoder"),
+    "tinymim": Method("lvit_jax.objectives.tinymim:make_tinymim", frozenset({"keep", "cls"}), "encoder"),
+    "moco": Method("lvit_jax.objectives.moco:make_moco", frozenset({"cls"}), compares=True),
+    "simmim": Method("lvit_jax.objectives.simmim:make_simmim", frozenset({"mask"})),
+    "simmim_d2": Method("lvit_jax.objectives.simmim_d2:make_simmim_d2", frozenset({"mask", "stages"}), "encoder"),
+    "classify": Method("lvit_jax.objectives.classify:make_classify", classifies=True),
+    "classify_distill": Method(
+        "lvit_jax.objectives.classify_distill:make_classify_distill", frozenset({"cls"}), "classifier", True
+    ),
 }
 
-# These take a teacher as their second argument; its weights must come from a file, never from an initialiser.
-NEEDS_TEACHER = frozenset({"distill", "d2", "tinymim", "simmim_d2", "classify_distill"})
-# Of these, those whose teacher is a whole classifier and not an encoder.
-NEEDS_CLASSIFIER = frozenset({"classify_distill"})
-# Those that classify: evaluations and predictions read their logits.
-CLASSIFIERS = frozenset({"classify", "classify_distill"})
+# A teacher's weights must come from a file, never from an initialiser.
+NEEDS_TEACHER = frozenset(name for name, method in OBJECTIVES.items() if method.teacher)
+NEEDS_CLASSIFIER = frozenset(name for name, method in OBJECTIVES.items() if method.teacher == "classifier")
+CLASSIFIERS = frozenset(name for name, method in OBJECTIVES.items() if method.classifies)
+
+
+def check_encoder(name: str, size: str, who: str = "an encoder") -> None:
+    """Raises InputError where an encoder, or a teacher, cannot do what an objective asks of it."""
+    kind, needs = ENCODERS[size][0], OBJECTIVES[name].needs
+    can = KINDS[kind].can
+    if missing := [ability for ability in ABILITIES if ability in needs - can]:
+        able = ", ".join(other for other in KINDS if needs <= KINDS[other].can)
+        raise InputError(
+            f"objective {name!r} needs {who} that can {ABILITIES[missing[0]]}, as a {kind} such as {size!r} cannot; "
+            f"these kinds can: {able}; a {kind} takes: {', '.join(m for m in OBJECTIVES if OBJECTIVES[m].needs <= can)}"
+        )

@@ -80,8 +80,7 @@ def make_classify_distill(
         return (1 - alpha) * supervised + alpha * distill, Aux(metrics, state.extra)
 
     def predict(params: Tree, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        main, dist = model.apply({"params": params}, batch["image"])
-        return {"logits": (main + dist) / 2}
+        return {"logits": model.clone(averaged=True).apply({"params": params}, batch["image"])}
 
     return Objective(init, loss, predict)
 

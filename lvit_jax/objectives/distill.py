@@ -83,8 +83,6 @@ def make_d2(
     """
     if target not in TARGETS[:2]:
         raise unknown("target of d2", target, TARGETS[:2])
-    if not 1 <= decode_from <= encoder.depth:
-        raise InputError(f"decode_from={decode_from}: the encoder has blocks 1 to {encoder.depth}")
     model = masked_autoencoder(encoder, decoder, mask_ratio, decode_from)
     pairs = ((encoder.depth + 1, teacher_layer),)
     return _distillation(model, teacher, norm_pix, pairs, target, alpha, True, qkv_probe(encoder))
@@ -168,7 +166,8 @@ def _check(
         depths = (student.depth + probe, teacher.depth)
         for who, depth, layer in zip(("student", "teacher"), depths, layers, strict=True):
             if not 1 <= layer <= depth:
-                raise InputError(f"no {who} layer {layer}: it has layers 1 to {depth}")
+                near = min(max(layer, 1), depth)
+                raise InputError(f"no {who} layer {layer}: it has layers 1 to {depth}; nearest: {near}")
     for name in ("patch_size", "mask_size", "channels"):
         if getattr(student, name) != getattr(teacher, name):
             raise InputError(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from lvit_jax.models.heads import pool
 from lvit_jax.models.hiera import Hiera
 from lvit_jax.models.mim import MaskedAutoencoder, MimOut, masked_autoencoder, patchify, unpatchify
 from lvit_jax.models.vit import ViT
@@ -62,8 +63,8 @@ def make_predict(model: MaskedAutoencoder, norm_pix: bool) -> Callable[[Tree, Tr
 
     It returns "image", "masked" (removed patches 0, the mean grey) and "reconstruction" (removed patches predicted,
     their own mean and deviation put back if `norm_pix`; visible patches as they were): [B,H,W,C], normalised as the
-    input; and "loss": scalar. The mask is drawn from a fixed key, so that curves over training compare; examples
-    with batch["mask"] = 0 do not count.
+    input; "loss": scalar; and "features" [B,D] of the whole images, the mean of their patches. The mask is drawn from
+    a fixed key, so that curves over training compare; examples with batch["mask"] = 0 do not count.
     """
 
     def predict(params: Tree, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
@@ -78,6 +79,7 @@ def make_predict(model: MaskedAutoencoder, norm_pix: bool) -> Callable[[Tree, Tr
             "masked": unpatchify(patches * (1 - removed), p, out.features.grid),
             "reconstruction": unpatchify(patches * (1 - removed) + predicted * removed, p, out.features.grid),
             "loss": masked_mse(out.prediction, targets.target, counted),
+            "features": pool(model.encoder.apply({"params": params["encoder"]}, images), "mean"),
         }
 
     return predict

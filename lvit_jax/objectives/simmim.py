@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.features import Features
+from lvit_jax.models.heads import pool
 from lvit_jax.models.initial import redrawn
 from lvit_jax.models.layers import LayerNorm, Linear, unpatchify
-from lvit_jax.models.swin import SwinBlock
+from lvit_jax.models.swin import SwinBlock, effective_window
 from lvit_jax.objectives.losses import pixel_targets
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
@@ -53,6 +54,13 @@ class BlockHead(nn.Module):
         """[B,N,D] on a grid -> [B,N,pixels]."""
         x = LayerNorm(self.dtype, self.norm_eps, name="norm")(x) if self.norm else x
         x = Linear(self.width, self.dtype, name="embed")(x)
+        try:
+            effective_window(self.window, 0, grid)
+        except InputError as error:
+            sizes = f"objective.head={{'width': {self.width}, 'heads': {self.heads}, 'window': ...}} in a config file"
+            raise InputError(
+                f"the block of the head: {error}; set {sizes}, or --config.objective.head=linear"
+            ) from None
         block = SwinBlock(self.heads, self.window, 0, 0.0, self.dtype, norm_eps=self.norm_eps, name="block_0")
         return Linear(self.pixels, self.dtype, name="head")(block(x, grid, False).x)
 
@@ -97,7 +105,7 @@ def make_simmim(
     """SimMIM pre-training: params {encoder, decoder}.
 
     Args:
-      encoder: any encoder that takes `mask`; it gets a final norm.
+      encoder: a ViT or a Swin, which take `mask`; it gets a final norm.
       head: "linear" (one Linear), "block" (a Linear, a Swin block, a Linear), or width, heads, window of its block.
       mask_ratio: share of the units masked, rounded up.
       mask_unit: side of a unit in pixels, a multiple of the patch size.
@@ -146,7 +154,11 @@ def head_sizes(head: str | Mapping[str, int]) -> dict[str, int] | None:
 
 
 def init_params(model: SimMIM, masking: Masking, rng: jax.Array, batch: Batch) -> Tree:
-    """Fresh {encoder, decoder}; Linears of blocks from N(0, 0.02), as in the official code."""
+    """Fresh {encoder, decoder}; Linears of blocks from N(0, 0.02), as in the official code.
+
+    The Linears before and after the block of a head, and a linear head, start from Xavier-uniform (as the probe of D²
+    does), which is ours: the official linear head is a convolution that keeps PyTorch's own start.
+    """
     images = batch["image"][:1]
     params = model.init(rng, images, masking(rng, images).patches)["params"]
     keys = jax.random.split(rng, len(params))
@@ -166,13 +178,13 @@ def forward(
 def make_predict(
     model: SimMIM, masking: Masking, norm_pix: bool
 ) -> Callable[[Tree, TrainState, Batch], dict[str, jax.Array]]:
-    """`predict` as MAE's (`mae.make_predict`): image, masked, reconstruction, and loss under a fixed mask."""
+    """`predict` as MAE's (`mae.make_predict`): image, masked, reconstruction, loss under a fixed mask, features."""
 
     def predict(params: Tree, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         images = batch["image"]
         masked = masking(jax.random.key(0), images)
-        params = {"params": {part: params[part] for part in ("encoder", "decoder")}}
-        out = model.apply(params, images, masked.patches)
+        weights = {"params": {part: params[part] for part in ("encoder", "decoder")}}
+        out = model.apply(weights, images, masked.patches)
         targets, removed = pixel_targets(images, out.stride, norm_pix), masked.pixels
         predicted = unpatchify(out.prediction * targets.std + targets.mean, out.stride, out.grid)
         counted = removed * batch["mask"][:, None, None, None] if "mask" in batch else removed
@@ -181,6 +193,7 @@ def make_predict(
             "masked": images * (1 - removed),
             "reconstruction": images * (1 - removed) + predicted * removed,
             "loss": reconstruction_loss(out, images, counted, norm_pix),
+            "features": pool(model.encoder.apply({"params": params["encoder"]}, images), "mean"),
         }
 
     return predict
@@ -200,7 +213,8 @@ def draw_mask(rng: jax.Array, images: jax.Array, ratio: float, unit: int, patch_
     units = rows * columns
     masked = math.ceil(ratio * units)
     if masked == units:
-        most = f"at most mask_ratio={(units - 1) / units:.3g}" if units > 1 else f"a mask_unit below {unit}"
+        most = 1000 * (units - 1) // units / 1000  # rounded down, so that it works
+        most = f"at most mask_ratio={most}" if units > 1 else f"a mask_unit below {unit}"
         raise InputError(f"mask_ratio={ratio} masks all {units} units of {unit} pixels; nearest: {most}")
     rank = jax.random.uniform(rng, (len(images), units)).argsort(axis=1).argsort(axis=1)
     mask = (rank < masked).astype(jnp.float32).reshape(-1, rows, columns)

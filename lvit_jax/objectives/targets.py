@@ -33,8 +33,8 @@ def feature_views(
             return seen.tokens
         if name == "block":
             return block.x
-        if name == "attn_residual":  # exact where this block drops nothing, as the ones compared here
-            return block.x.astype(jnp.float32) - block.mlp.astype(jnp.float32)
+        if name == "attn_residual":
+            return block.middle
         x = getattr(block, name)
         return x if x.ndim == 3 else x[:, 0].reshape(*x[:, 0].shape[:2], -1)  # q, k, v: [B,1,N,H,K], heads side by side
 

@@ -5,6 +5,7 @@ last block, which has as many heads as that block of the teacher. The other targ
 options of the same objective.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -187,7 +188,8 @@ def _check_heads(student: ViT, wanted: int, layer: int) -> None:
     if last == wanted:
         return
     if student.width % wanted:
-        near = max(1, round(student.width / wanted)) * wanted
+        common = math.lcm(4, student.heads, wanted)  # 4: the sines and cosines of the positions
+        near = max(1, round(student.width / common)) * common
         raise InputError(
             f"block {layer} of the teacher has {wanted} heads, which do not divide the student's width "
             f"{student.width}; nearest width: {near}"

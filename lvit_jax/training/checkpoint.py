@@ -249,7 +249,7 @@ def load_into(
     fresh: Sequence[str] = (),
     dropped: Sequence[str] = (),
     rename: Sequence[tuple[str, str]] = (),
-    resize: Callable[[np.ndarray, tuple[int, ...]], np.ndarray] | None = None,
+    resize: Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray] | None = None,
 ) -> Tree:
     """The leaves of `source` under the names of `target`: what `make_init` takes as loaded parameters.
 
@@ -259,7 +259,7 @@ def load_into(
       fresh: regexes on target names that may (and, where the source has none, will) keep their fresh value.
       dropped: regexes on source names that are not used; what `rename` moves is used all the same.
       rename: (regex on a whole source name, replacement as in re.sub) pairs; the first that matches counts.
-      resize: (array, shape) -> array, for what depends on the grid (`RESIZED`) and has another length.
+      resize: (name, array, shape) -> array, for what depends on the grid (`RESIZED`) and has another length.
 
     Returns:
       A part of `target`: the leaves left fresh are absent.
@@ -289,7 +289,7 @@ def _fit(name: str, leaf: np.ndarray, shape: tuple[int, ...], resize: Callable |
     if leaf.shape == shape:
         return leaf
     if resize and name.endswith(RESIZED) and leaf.shape[-1] == shape[-1]:
-        return resize(leaf, shape)
+        return resize(name, leaf, shape)
     raise InputError(f"parameter {name} is {tuple(leaf.shape)} in the loaded weights and {tuple(shape)} in this model")
 
 

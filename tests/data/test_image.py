@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import tensorflow as tf
+import torch
 from PIL import Image
 from scipy.stats import ks_2samp
 from sklearn.datasets import load_sample_image
+from timm.data.random_erasing import RandomErasing
+from torchvision import transforms
 
 from lvit_jax.data import image as ops
 from lvit_jax.data.recipes import draw, evaluate
 
-transforms = pytest.importorskip("torchvision.transforms")
 JPEGS = {n: (Path(sklearn.datasets.__file__).parent / "images" / n).read_bytes() for n in ("china.jpg", "flower.jpg")}
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -191,9 +193,7 @@ def test_erasing_as_timm():
     for box in boxes[:50]:
         rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
         assert box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all() and box.sum() == len(rows) * len(columns)
-    erasing = pytest.importorskip("timm.data.random_erasing").RandomErasing
-    torch = pytest.importorskip("torch")
-    eraser = erasing(probability=1.0, mode="pixel", device="cpu")
+    eraser = RandomErasing(probability=1.0, mode="pixel", device="cpu")
     theirs = [(eraser(torch.zeros(3, 32, 32)) != 0).any(0).sum().item() for _ in range(500)]
     assert ks_2samp(boxes.sum((1, 2)), theirs).pvalue > 1e-3
     noise = touched[touched != 0]

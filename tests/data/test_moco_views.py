@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_image
+from torchvision.transforms import functional
 
 from lvit_jax.data import jitter, moco
 from lvit_jax.data.crops import draw
 from lvit_jax.data.recipes import RECIPES, VIEWS
 from lvit_jax.errors import InputError
 
-functional = pytest.importorskip("torchvision.transforms.functional")
 COMMON = {"image_size": 32, "mean": (0.0,) * 3, "std": (1.0,) * 3}  # pixels in [0, 1]
 OFF = {"jitter_p": 0.0, "blur_p": (0.0, 0.0), "grey_p": 0.0, "solarise_p": (0.0, 0.0), "flip": 0.0}
 

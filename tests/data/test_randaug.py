@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from timm.data import auto_augment
 
 from lvit_jax.data.randaug import OPERATIONS, Policy, parse_randaugment, randaugment
 from lvit_jax.errors import InputError
 
-auto_augment = pytest.importorskip("timm.data.auto_augment")
 FILL = (124, 116, 104)
 GEOMETRIC = {"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"}
 

@@ -75,8 +75,8 @@ def test_bad_arguments_are_named(kwargs, message):
 
 
 def test_every_objective_of_the_menu_exists():
-    for name, place in OBJECTIVES.items():
-        module, function = place.split(":")
+    for name, method in OBJECTIVES.items():
+        module, function = method.make.split(":")
         assert callable(getattr(importlib.import_module(module), function)), name
     assert set(OBJECTIVES) > NEEDS_TEACHER
 

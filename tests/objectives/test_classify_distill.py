@@ -10,7 +10,7 @@ from common import assert_grads_close, images, small, start, value_and_grad
 from torch_reference import block, encode, gradients, linear, norm, positions, tensors
 
 from lvit_jax.errors import InputError
-from lvit_jax.models.heads import classifier
+from lvit_jax.models.heads import classifier, distilled_classifier
 from lvit_jax.models.regnet import regnet
 from lvit_jax.objectives.classify_distill import make_classify_distill
 from lvit_jax.objectives.losses import hard_distillation, soft_distillation
@@ -53,6 +53,14 @@ def reference(params, teacher, target, alpha, temperature=1.0, mixup=0.0, smooth
         pair = (F.log_softmax(x / temperature, dim=1) for x in (dist, answers))
         distill = F.kl_div(*pair, reduction="sum", log_target=True) * temperature**2 / dist.numel()
     return supervised, distill, (1 - alpha) * supervised + alpha * distill, weights
+
+
+def test_as_a_teacher_it_answers_by_the_mean_of_both_heads():
+    model = distilled_classifier(small(), 7, own_token=True, expand=24)
+    params = jax.jit(model.init)(RNG, BATCH["image"])
+    main, dist = model.apply(params, BATCH["image"])
+    assert np.abs(main - dist).max() > 1e-3
+    np.testing.assert_array_equal(model.clone(averaged=True).apply(params, BATCH["image"]), (main + dist) / 2)
 
 
 @pytest.fixture(scope="module", params=CASES)

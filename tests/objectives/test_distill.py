@@ -34,8 +34,6 @@ def torch_losses(params, teacher, pairs, target, decode_from=None, teacher_heads
     if decode_from:
         p = weights["encoder"]["norm"]
         latent = torch.nn.functional.layer_norm(ours.xs[decode_from - 1], (32,), p["scale"], p["bias"], 1e-6)
-    if "probe" in weights.get("adapters", {}):  # the 13th block
-        ours.logits.append(block(weights["adapters"]["probe"], ours.xs[-1], heads=4)[2])
     with torch.no_grad():
         theirs = encode(tensors(teacher), pixels, keep, heads=teacher_heads)
     distill = 0

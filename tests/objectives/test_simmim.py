@@ -85,6 +85,22 @@ def test_masks_are_whole_units_and_their_number_is_rounded_up(side, unit, patch,
     np.testing.assert_array_equal(mask.patches.reshape(patches.shape), patches)
 
 
+@pytest.mark.parametrize("units", [2, 3, 5, 16, 25, 40, 49, 125, 196, 199, 200, 784, 1000])
+def test_the_ratio_that_is_named_leaves_a_unit(units):
+    """49 and 0.985, of 224 pixels, once named 0.98, which was refused too."""
+    images = jax.ShapeDtypeStruct((1, 1, units, 1), jnp.float32)
+
+    def draw(ratio):
+        return jax.eval_shape(lambda x: draw_mask(RNG, x, ratio, 1, 1), images)
+
+    with pytest.raises(InputError) as error:
+        draw(1 - 1e-6)
+    named = float(str(error.value).split("mask_ratio=")[2])
+    draw(named)
+    with pytest.raises(InputError):
+        draw(named + 0.001)
+
+
 @pytest.mark.parametrize(
     "kwargs, size, message",
     [

@@ -247,7 +247,7 @@ def test_shapes_that_differ_are_refused_by_name():
 def test_position_embeddings_of_another_length_are_resized():
     target = {"encoder": {"pos_embed": np.zeros((1, 10, 2))}}
     source = {"encoder": {"pos_embed": np.ones((1, 5, 2))}}
-    loaded = load_into(target, source, resize=lambda array, shape: np.full(shape, array.sum()))
+    loaded = load_into(target, source, resize=lambda name, array, shape: np.full(shape, array.sum()))
     np.testing.assert_array_equal(loaded["encoder"]["pos_embed"], np.full((1, 10, 2), 10.0))
     with pytest.raises(InputError, match=r"\(1, 5, 2\).*\(1, 10, 2\)"):
         load_into(target, source)

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_layer_decay
 
 from lvit_jax.errors import InputError
 from lvit_jax.training import optim
@@ -73,11 +76,6 @@ def run_torch(make_optimizer, tensors, groups, schedule, grads, names):
 
 def test_adamw_with_layer_decay_is_timms():
     """Groups made by timm itself, on timm's own ViT: the rule of recipes 5.2 is not written out a second time here."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("timm")
-    from timm.models.vision_transformer import VisionTransformer
-    from timm.optim import param_groups_layer_decay
-
     sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 5}
     vit = VisionTransformer(**sizes, global_pool="avg")
     ours = {_our_name(name): p for name, p in vit.named_parameters()}
@@ -102,7 +100,6 @@ def _our_name(name):
 
 
 def test_sgd_with_nesterov_is_torchs():
-    torch = pytest.importorskip("torch")
     params = tiny_params()
     grads = [random_like(params, seed) for seed in range(3)]
     tx, schedule = make_tx(params, **RUN, name="sgd", momentum=0.9, nesterov=True, warmup_lr=1e-3)
@@ -242,7 +239,6 @@ def test_no_function_here_is_longer_than_fifty_lines():
 
 
 def test_decay_of_everything_is_torchs_adamw_without_groups():
-    torch = pytest.importorskip("torch")
     params = tiny_params()
     grads = [random_like(params, seed) for seed in range(3)]
     tx, schedule = make_tx(params, **RUN | {"weight_decay": 5.0}, decay_all=True, warmup_lr=1e-3)
