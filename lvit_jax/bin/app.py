@@ -22,6 +22,8 @@ COMMANDS = {
     "plan": "memory, FLOPs, time and fit of a run on a TPU topology, without a TPU",
     "bench": "measures this machine: the training step, the input pipeline",
     "demo": "the whole road on bundled data, with a report",
+    "doctor": "what is wrong with this machine, and how to mend it",
+    "launch": "commands that start a run on several processes or a TPU slice",
 }
 HELP = """lvit: masked-image-modelling pre-training and distillation of small vision transformers in JAX
 

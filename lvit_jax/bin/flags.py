@@ -149,23 +149,26 @@ def load_config(name: str) -> ConfigDict:
     return config.lock()
 
 
-def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Sets `--config.a.b=value` on the config, each value read as the type the field has now."""
+def override(config: ConfigDict, overrides: Sequence[str], name: str = "config") -> ConfigDict:
+    """Sets `--config.a.b=value` on the config, each value read as the type the field has now.
+
+    Args: name: what the flags call the config; `lvit launch` has a second one, the cluster.
+    """
     for text in overrides:
-        key, equals, value = text.removeprefix("--config.").partition("=")
+        key, equals, value = text.removeprefix(f"--{name}.").partition("=")
         if not equals:
-            raise InputError(f"{text!r} has no value; write --config.{key}=VALUE")
+            raise InputError(f"{text!r} has no value; write --{name}.{key}=VALUE")
         if not value:
-            raise InputError(f"{text!r} is empty; write --config.{key}=None to unset it")
+            raise InputError(f"{text!r} is empty; write --{name}.{key}=None to unset it")
         *sections, last = key.split(".")
         node = config
         for section in sections:
             node = node[section] if isinstance(node, ConfigDict) and section in node else None
         if not isinstance(node, ConfigDict) or last not in node:
             fields = [name.replace("/", ".") for name in flatten(config.to_dict())]
-            raise InputError(f"unknown config key {key!r}{nearest(key, fields)}; --help lists the fields")
+            raise InputError(f"unknown {name} key {key!r}{nearest(key, fields)}; --help lists the fields")
         if isinstance(node[last], ConfigDict):
-            raise InputError(f"config key {key!r} is a section; it has: {', '.join(node[last])}")
+            raise InputError(f"{name} key {key!r} is a section; it has: {', '.join(node[last])}")
         with node.ignore_type():
             node[last] = read_value(key, value, node.get_type(last))
     return config

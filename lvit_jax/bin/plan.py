@@ -17,6 +17,10 @@ from lvit_jax.errors import InputError, unknown
 from lvit_jax.models import ENCODERS
 from lvit_jax.training.chips import CHIPS, libtpu_environment, parse_topology
 
+RINGS = (
+    "the compiler counts fewer FLOPs than there are: it made loops, in which shards go round a ring, and counts each"
+    " loop's body once; so HBM bytes, their time and the collectives are too low"
+)
 SWEEPS = ("batch", "remat", "fsdp")
 MISSING = (
     "libtpu is not installed: HBM bytes, temporaries, whether it fits, and collectives are unknown, and time is that"
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = flags.Parser("plan", __doc__)
     parser.add_argument("--topology", required=True, help=f"CHIP:SHAPE, as v5e:4x4; chips: {', '.join(CHIPS)}")
     parser.add_argument("--slices", type=int, default=1, help="how many such slices, data parallel across them")
-    parser.add_argument("--teacher", help="size of the teacher where init.teacher names none: vit_base, vit_large, ...")
+    parser.add_argument("--teacher", help="where init.teacher names none: its size, as vit_base, or its config")
     parser.add_argument("--images", type=int, help="of the training set, where it is not ImageNet or digits")
     parser.add_argument("--classes", type=int, help="of the data, likewise")
     parser.add_argument(
@@ -40,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, config = flags.parse_with_config(parser, argv)
     topology = parse_topology(args.topology, args.slices)
     _check(args)
+    teacher = _teacher(args.teacher)
     os.environ.update(libtpu_environment(topology))  # before jax is imported
     app.start()
     from lvit_jax.build.plan import make_job, plan, sweep
 
-    job = make_job(config.to_dict(), topology, args.images, args.classes, args.teacher)
+    job = make_job(config.to_dict(), topology, args.images, args.classes, teacher)
     if args.sweep:
         rows = sweep(job, args.sweep, _say)
         app.report({"topology": str(topology), "sweep": rows} if args.json else _rows(rows), args.json)
@@ -54,9 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _teacher(name: str | None) -> str | dict[str, Any] | None:
+    """A size as it is, a config as a dict."""
+    if name is None or name in ENCODERS:
+        return name
+    if "/" not in name and not name.endswith(".py"):
+        raise unknown("teacher", name, ENCODERS)
+    return flags.check(flags.load_config(name)).to_dict()
+
+
 def _check(args: Any) -> None:
-    if args.teacher and args.teacher not in ENCODERS:
-        raise unknown("teacher", args.teacher, ENCODERS)
     if args.sweep and args.sweep not in SWEEPS:
         raise unknown("sweep", args.sweep, SWEEPS)
     if not 0 < args.efficiency <= 1:
@@ -79,7 +91,8 @@ def lines(figures: dict[str, Any]) -> dict[str, str]:
         "topology": f"{figures['topology']}, {chips} chip(s), mesh {mesh}",
         "batch": f"{size}: {size / chips:g} a chip, in {accumulate} microbatch(es); remat {figures['remat']}",
         "parameters": f"{_si(figures['parameters'])} trained, {_si(figures['frozen_parameters'])} frozen",
-        "FLOPs per image": f"{_si(figures['flops_per_image'])} (matrix products and convolutions, both passes)",
+        "FLOPs per image": f"{_si(figures['flops_per_image'])} in matrix products and convolutions, both passes; "
+        f"the compiler counts {_si(figures['compiler_flops_per_image'])}",
         "HBM bytes per image": _si(figures["hbm_bytes_per_image"]),
         "memory per chip": _memory(figures["memory"]),
         "least time per step": _roofline(figures["roofline"]),
@@ -87,7 +100,10 @@ def lines(figures: dict[str, Any]) -> dict[str, str]:
         "whole run": f"{figures['hours']:.1f} hours: {figures['steps']} steps at {figures['efficiency']:.0%} of that",
         "collectives per step": _collectives(figures["collectives"]),
     }
-    return shown if figures["compiled"] else shown | {"missing": MISSING}
+    if not figures["compiled"]:
+        return shown | {"missing": MISSING}
+    theirs = figures["compiler_flops_per_image"]
+    return shown | {"note": RINGS} if theirs and theirs < 0.9 * figures["flops_per_image"] else shown
 
 
 def _si(count: float | None) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from lvit_jax.bin import app, distributed, flags
+from lvit_jax.errors import Stopped
 from lvit_jax.objectives import NEEDS_TEACHER
 
 
@@ -36,6 +37,7 @@ def train(config: ConfigDict, workdir: str) -> bool:
 
     from lvit_jax.build.run import build_run, check_before_teacher
     from lvit_jax.training.loop import fit
+    from lvit_jax.training.mesh import check_shared
     from lvit_jax.training.record import write_record
 
     if config.objective.name in NEEDS_TEACHER and not config.init.teacher and config.init.demo_teacher:
@@ -47,9 +49,13 @@ def train(config: ConfigDict, workdir: str) -> bool:
         if not train(teacher, config.init.teacher):
             return False
     run, record = build_run(config.to_dict(), workdir)
+    check_shared(workdir)
     if distributed.is_first():
         write_record(workdir, record)
-    return int(fit(run).step) >= run.steps
+    try:
+        return int(fit(run).step) >= run.steps
+    except OSError as error:  # no mistake of the user's any more: started again, it may well go on
+        raise Stopped(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

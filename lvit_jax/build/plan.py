@@ -1,5 +1,6 @@
 """Config -> what its run would take on a topology: sizes, FLOPs, memory, time. Reads no data and no weights."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,10 +8,10 @@ import jax
 import numpy as np
 import optax
 
-from lvit_jax.build.parts import Config, count_steps, example, make_objective, shapes
+from lvit_jax.build.parts import Config, count_steps, example, make_objective, named, shapes
 from lvit_jax.build.run import make_optimizer
 from lvit_jax.errors import InputError
-from lvit_jax.models import ENCODERS
+from lvit_jax.models import ENCODERS, KINDS
 from lvit_jax.objectives import NEEDS_CLASSIFIER, NEEDS_TEACHER
 from lvit_jax.training import ahead
 from lvit_jax.training import mesh as mesh_lib
@@ -50,13 +51,13 @@ def make_job(
     topology: Topology,
     images: int | None = None,
     classes: int | None = None,
-    teacher: str | None = None,
+    teacher: str | Config | None = None,
 ) -> Job:
     """Fills in what a run would read from its data and its teacher.
 
     Args:
       images, classes: of a source that `SOURCES` does not know.
-      teacher: a size of `models.ENCODERS`, where init.teacher names no workdir.
+      teacher: a size of `models.ENCODERS` or the config that trains it, where init.teacher names no workdir.
 
     Raises:
       InputError: an unknown source without images or classes, a teacher that is missing or too many.
@@ -72,14 +73,16 @@ def make_job(
         raise InputError(f"objective {objective['name']!r} has a teacher: say which with --teacher=vit_base or such")
     if teacher and (objective["name"] not in needs or config["init"]["teacher"]):
         raise InputError("--teacher stands for a teacher that the config needs and init.teacher does not name")
-    return Job(config, topology, images, classes, teacher_config(config, teacher) if teacher else None)
+    sized = isinstance(teacher, str)
+    return Job(config, topology, images, classes, teacher_config(config, teacher) if sized else teacher)
 
 
 def teacher_config(config: Config, size: str) -> Config:
     """The config of a teacher of some size, on the student's patches."""
-    kind, model = ENCODERS[size][0], {"name": size, "image_size": config["model"]["image_size"]}
-    same = ("channels", "patch_size") if kind == "vit" else ("channels",)
-    model |= {key: config["model"][key] for key in same if key in config["model"]}
+    kind, theirs = ENCODERS[size][0], {"name": size, "image_size": config["model"]["image_size"]}
+    taken = inspect.signature(named(KINDS[kind])).parameters
+    same = [key for key in ("channels", "patch_size", "q_pool") if key in config["model"] and key in taken]
+    model = theirs | {key: config["model"][key] for key in same}
     head = {"name": "classify", "classes": None, "pool": "mean", "head_norm": kind != "regnet"}
     return {"model": model, "objective": head if config["objective"]["name"] in NEEDS_CLASSIFIER else None}
 
@@ -114,7 +117,9 @@ def plan(job: Job, efficiency: float, say: Callable[[str], None]) -> dict[str, A
     held = ahead.held_bytes(mesh, step.state, config["mesh"]["rules"]) + image.size * image.dtype.itemsize / mesh.size
     compiled = _compile(job, step, say) if ahead.has_libtpu() else None
     chips, per_chip = topology.chips * topology.slices, topology.chip.devices
-    moved = compiled.moved * per_chip * accumulate if compiled and compiled.moved else None
+    moved = compiled.moved * per_chip if compiled and compiled.moved else None
+    # Of more than one microbatch the compiler counts one; else far more than ours would be work done twice.
+    theirs = compiled.flops * mesh.size if compiled and compiled.flops and accumulate == 1 else None
     time = roofline(topology, flops / chips, moved)
     return {
         "topology": str(topology),
@@ -126,6 +131,7 @@ def plan(job: Job, efficiency: float, say: Callable[[str], None]) -> dict[str, A
         "parameters": _count(step.state.params),
         "frozen_parameters": _count(step.state.frozen),
         "flops_per_image": flops / size,
+        "compiler_flops_per_image": theirs and theirs / size,
         "hbm_bytes_per_image": moved and moved * chips / size,
         "memory": _memory(topology, held, compiled),
         "roofline": time,

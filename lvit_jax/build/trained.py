@@ -75,6 +75,7 @@ def evaluate_classifier(
     mesh = mesh_lib.make_mesh()
     size = trained.config["eval"]["batch_size"] if batch_size is None else batch_size
     mesh_lib.check_batch(size, mesh)
+    mesh_lib.check_alike({"the images": chosen.fingerprint})
     batches = device_batches(chosen, transform(trained), size, mesh)
     figures = make_classify(trained.objective)(trained.params, trained.state, batches())
     return {"source": chosen.name, "split": chosen.split, **figures, "examples": int(figures["examples"])}
@@ -117,7 +118,7 @@ def transform(trained: Trained) -> Example:
         channels=channels,
         mean=tuple(trained.data["mean"]),
         std=tuple(trained.data["std"]),
-        eval_crop=own["eval_crop"],
+        eval_crop=trained.data["crop"] if "crop" in trained.data else own["eval_crop"],  # of an import, or of a run
         resample=own["resample"],
     )
 
@@ -138,6 +139,7 @@ def predict_folder(
         return jax.lax.top_k(probabilities, top)
 
     names = source.ids()
+    mesh_lib.check_alike({"the images": names})
     batches = device_batches(source, transform(trained), batch_size, mesh)
     for start, batch in zip(range(0, len(names), batch_size), batches(), strict=True):
         found = best(trained.params, trained.state, batch)

@@ -2,6 +2,6 @@
 
 FORMATS = {
     "timm": "a folder for timm.create_model('local-dir:…') and transformers' AutoModelForImageClassification",
-    "mae": "one file in the layout of facebookresearch/mae and MAE-Lite",
-    "hf": "a folder for transformers' ViTMAEForPreTraining, or ViTForImageClassification where CLS is pooled",
+    "mae": "one file in the layout of the reference code: facebookresearch/mae, MAE-Lite, Hiera's, Swin's",
+    "hf": "a folder for transformers' classes of the same name",
 }

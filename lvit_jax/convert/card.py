@@ -1,12 +1,20 @@
 """The model card (README.md) of an exported folder, with the snippet that loads it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lvit_jax.convert.arch import Arch
 from lvit_jax.convert.hiera import HieraArch
+from lvit_jax.convert.record import AnyArch
+from lvit_jax.convert.relative import RelativeArch
+from lvit_jax.convert.swin import SwinArch
 
-POSITIONS = {"sincos": "fixed sin-cos", "sincos_moco": "fixed sin-cos, row first (MoCo-v3)", "learned": "learned"}
+POSITIONS = {
+    "sincos": "fixed sin-cos",
+    "sincos_moco": "fixed sin-cos, row first (MoCo-v3)",
+    "learned": "learned",
+    "none": "none",
+}
 
 _TIMM = """import timm
 import torch
@@ -20,43 +28,57 @@ from transformers import {kind}
 
 model = {kind}.from_pretrained("{folder}").eval()
 images = torch.zeros(1, {c}, {h}, {w})  # pixels in [0, 1], minus mean, divided by std
-print(model(images).logits.shape)
+print(model(images).{outputs}.shape)
 """
 _SAFE = """from safetensors.numpy import load_file
 
-weights = load_file("{folder}/mae.safetensors")  # names and shapes of facebookresearch/mae
+weights = load_file("{folder}/{stem}.safetensors")  # names and shapes of {reference}
 print(len(weights), sum(array.size for array in weights.values()))
 """
 _PICKLE = """import torch
 
-weights = torch.load("{folder}/mae.pth", weights_only=True)["model"]  # for load_state_dict of facebookresearch/mae
+weights = torch.load("{folder}/{stem}.pth", weights_only=True)["{key}"]  # for load_state_dict of {reference}
 print(len(weights), sum(tensor.numel() for tensor in weights.values()))
 """
-_HIERA = """import torch
-
-weights = torch.load("{folder}/hiera.pth", weights_only=True)["model_state"]  # names of facebookresearch/hiera
-print(len(weights), sum(tensor.numel() for tensor in weights.values()))
-"""
-_HIERA_SAFE = """from safetensors.numpy import load_file
-
-weights = load_file("{folder}/hiera.safetensors")  # names and shapes of facebookresearch/hiera
-print(len(weights), sum(array.size for array in weights.values()))
-"""
 
 
-def snippet(to: str, arch: Arch | HieraArch, folder: str, pickled: bool) -> str:
+class _Kind(NamedTuple):
+    title: str
+    stem: str  # of the file of --to=mae
+    reference: str  # whose layout that file has
+    key: str
+    hf: tuple[str, str]  # transformers' class without and with a classifier
+
+
+_KINDS = {
+    Arch: _Kind("ViT", "mae", "facebookresearch/mae", "model", ("ViTMAEForPreTraining", "ViTForImageClassification")),
+    HieraArch: _Kind(
+        "Hiera",
+        "hiera",
+        "facebookresearch/hiera",
+        "model_state",
+        ("HieraForPreTraining", "HieraForImageClassification"),
+    ),
+    SwinArch: _Kind(
+        "Swin", "swin", "microsoft/Swin-Transformer and SimMIM", "model", ("SwinModel", "SwinForImageClassification")
+    ),
+    RelativeArch: _Kind("ViT with relative positions", "rpe", "MAE-Lite's models_vit_rpe.py", "model", ("", "")),
+}
+
+
+def snippet(to: str, arch: AnyArch, folder: str, pickled: bool) -> str:
     """Python that loads the export from `folder` and prints something of it."""
-    files, kinds = (_SAFE, _PICKLE), ("ViTMAEForPreTraining", "ViTForImageClassification")
-    if isinstance(arch, HieraArch):
-        files, kinds = (_HIERA_SAFE, _HIERA), ("HieraForPreTraining", "HieraForImageClassification")
-    template, kind = {"timm": _TIMM, "hf": _HF, "mae": files[pickled]}[to], kinds[bool(arch.pool)]
-    h, w = arch.image_size
-    return template.format(folder=folder, kind=kind, c=arch.channels, h=h, w=w)
+    about, (h, w) = _KINDS[type(arch)], arch.image_size
+    kind = about.hf[bool(arch.pool)]
+    names = {"stem": about.stem, "reference": about.reference, "key": about.key}
+    names |= {"kind": kind, "outputs": "last_hidden_state" if kind == "SwinModel" else "logits"}
+    template = {"timm": _TIMM, "hf": _HF, "mae": _PICKLE if pickled else _SAFE}[to]
+    return template.format(folder=folder, c=arch.channels, h=h, w=w, **names)
 
 
 def card(
     to: str,
-    arch: Arch | HieraArch,
+    arch: AnyArch,
     data: Mapping[str, Any],
     lineage: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
@@ -79,7 +101,7 @@ def card(
     classes = data.get("classes") if arch.pool else None
     text = [
         *head,
-        f"# {'Hiera' if isinstance(arch, HieraArch) else 'ViT'} ({_title(arch)})",
+        f"# {_KINDS[type(arch)].title} ({_title(arch)})",
         "",
         *[f"**{note}**\n" for note in notes],
     ]
@@ -90,22 +112,25 @@ def card(
     return "\n".join([*text, f"Exported by lvit_jax, `lvit export_torch --to={to}`.", ""])
 
 
-def _title(arch: Arch | HieraArch) -> str:
+def _title(arch: AnyArch) -> str:
     if arch.pool:
         return f"classifier, {arch.classes} classes"
+    if arch.decoder and isinstance(arch, SwinArch):
+        return "SimMIM, with its head"
     return "masked autoencoder, with decoder" if arch.decoder else "pre-trained encoder"
 
 
-def _facts(arch: Arch | HieraArch, data: Mapping[str, Any]) -> dict[str, Any]:
-    facts = _pixels(arch, data) | (_hiera_facts(arch) if isinstance(arch, HieraArch) else _vit_facts(arch))
+def _facts(arch: AnyArch, data: Mapping[str, Any]) -> dict[str, Any]:
+    own = {Arch: _vit_facts, HieraArch: _hiera_facts, SwinArch: _swin_facts, RelativeArch: _relative_facts}
+    facts = _pixels(arch, data) | own[type(arch)](arch)
     facts["LayerNorm ε"] = arch.norm_eps
-    if arch.decoder:
+    if isinstance(arch.decoder, Mapping) and "depth" in arch.decoder:
         size = arch.decoder
         facts["decoder"] = f"width {size['width']}, {size['depth']} blocks, {size['heads']} heads"
     return facts
 
 
-def _pixels(arch: Arch | HieraArch, data: Mapping[str, Any]) -> dict[str, Any]:
+def _pixels(arch: AnyArch, data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "input size": f"{arch.image_size[0]} × {arch.image_size[1]} pixels (height × width)",
         "channels": arch.channels,
@@ -126,7 +151,33 @@ def _hiera_facts(arch: HieraArch) -> dict[str, Any]:
     }
 
 
-def _vit_facts(arch: Arch) -> dict[str, Any]:
+def _swin_facts(arch: SwinArch) -> dict[str, Any]:
+    widths = [arch.width * 2**stage for stage in range(len(arch.depths))]
+    tokens = (
+        f"none: tokens after the {'final LayerNorm' if arch.final_norm else 'last block, for there is no final norm'}"
+    )
+    heads = {None: {}, "linear": {"head of SimMIM": "a 1 × 1 convolution to pixels"}}
+    facts = {
+        "patch size": arch.patch_size,
+        "stages": f"blocks {list(arch.depths)}, widths {widths}, heads {list(arch.heads)}",
+        "windows": f"{arch.window} × {arch.window} tokens, shifted by {arch.window // 2} in every other block",
+        "pooling": "mean over the tokens after the final LayerNorm" if arch.pool else tokens,
+    }
+    if isinstance(arch.decoder, Mapping):
+        return facts | {"head of SimMIM": f"a block of width {arch.decoder['width']}, {arch.decoder['heads']} heads"}
+    return facts | heads[arch.decoder]
+
+
+def _relative_facts(arch: RelativeArch) -> dict[str, Any]:
+    biases = "of queries and values" if arch.qv_bias else "of queries, keys and values"
+    return _vit_facts(arch) | {
+        "relative positions": "one table for all blocks" if arch.shared_table else "a table per block",
+        "biases": biases,
+        "LayerScale": "none" if arch.layer_scale is None else "in every block",
+    }
+
+
+def _vit_facts(arch: Arch | RelativeArch) -> dict[str, Any]:
     pooling = {
         "mean": "mean over the patch tokens (CLS excluded), then LayerNorm (`fc_norm`)",
         "cls": "the CLS token after the final LayerNorm",

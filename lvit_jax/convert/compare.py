@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from lvit_jax.convert import files, hiera, relative, relative_export, swin, swin_export
 from lvit_jax.convert.arch import Arch
-from lvit_jax.convert.hiera import HieraArch, model_of
+from lvit_jax.convert.hiera import HieraArch
+from lvit_jax.convert.record import AnyArch
+from lvit_jax.convert.relative import RelativeArch
+from lvit_jax.convert.swin import SwinArch
 from lvit_jax.convert.torchvision import admit_torchvision
 from lvit_jax.models.heads import classifier
 from lvit_jax.models.mim import masked_autoencoder
@@ -21,40 +25,58 @@ MASK_RATIO = 0.75  # of the comparison
 HIERA_MASK_RATIO = 0.5  # small images have few mask units
 
 
-def fixed_batch(arch: Arch | HieraArch, examples: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def fixed_batch(arch: AnyArch, examples: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Images float32 [B,H,W,C] as after normalisation, and noise [B,N] for the mask; always the same."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((examples, *arch.image_size, arch.channels), np.float32)
     return images, rng.random((examples, arch.grid[0] * arch.grid[1]), np.float32)
 
 
-def outputs(params: Mapping[str, Any], arch: Arch | HieraArch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def outputs(params: Mapping[str, Any], arch: AnyArch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """What the JAX model computes, in float32 with full matrix precision.
 
     Returns:
-      logits [B,C] of a classifier, predictions [B,N,P] of a masked autoencoder, tokens [B,1+N,D] of a bare encoder
-      after its final norm.
+      logits [B,C] of a classifier, predictions [B,N,P] of a masked autoencoder or of SimMIM, tokens [B,N,D] of a bare
+      encoder (CLS first where it has one) after its final norm.
     """
-    if isinstance(arch, HieraArch):
-        return _hiera_outputs(params, arch, images, noise)
+    forward = {HieraArch: _hiera_outputs, SwinArch: _swin_outputs, RelativeArch: _relative_outputs}.get(type(arch))
+    with jax.default_matmul_precision("highest"):
+        return np.asarray((forward or _vit_outputs)(params, arch, images, noise))
+
+
+def _vit_outputs(params: Mapping, arch: Arch, images: np.ndarray, noise: np.ndarray) -> jax.Array:
     encoder = encoder_of(arch)
-    with jax.default_matmul_precision("highest"):
-        if arch.pool:
-            made = classifier(encoder, arch.classes, arch.pool).apply({"params": params}, images)
-        elif arch.decoder:
-            model = masked_autoencoder(encoder, arch.decoder, MASK_RATIO)
-            made = model.apply({"params": params}, images, noise).prediction
-        else:
-            made = encoder.apply({"params": params["encoder"]}, images).tokens
-    return np.asarray(made)
+    if arch.pool:
+        return classifier(encoder, arch.classes, arch.pool).apply({"params": params}, images)
+    if arch.decoder:
+        model = masked_autoencoder(encoder, arch.decoder, MASK_RATIO)
+        return model.apply({"params": params}, images, noise).prediction
+    return encoder.apply({"params": params["encoder"]}, images).tokens
 
 
-def _hiera_outputs(params: Mapping, arch: HieraArch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    apply = jax.jit(model_of(arch, HIERA_MASK_RATIO).apply)
-    with jax.default_matmul_precision("highest"):
-        if arch.decoder:
-            return np.asarray(apply({"params": params}, images, noise).prediction)
-        return np.asarray(apply({"params": params}, images))
+def _hiera_outputs(params: Mapping, arch: HieraArch, images: np.ndarray, noise: np.ndarray) -> jax.Array:
+    apply = jax.jit(hiera.model_of(arch, HIERA_MASK_RATIO).apply)
+    return apply({"params": params}, images, noise).prediction if arch.decoder else apply({"params": params}, images)
+
+
+def _swin_outputs(params: Mapping, arch: SwinArch, images: np.ndarray, noise: np.ndarray) -> jax.Array:
+    apply = jax.jit(swin.model_of(arch).apply)
+    if arch.classes:
+        return apply({"params": params}, images)
+    if not arch.decoder:
+        return apply({"params": params["encoder"]}, images).tokens
+    features = apply({"params": params["encoder"]}, images, mask=np.float32(noise < MASK_RATIO))
+    x, head = features.tokens, params["decoder"]
+    if arch.decoder != "linear":
+        x = x @ head["embed"]["kernel"] + head["embed"]["bias"]
+        x = swin.head_block(arch).apply({"params": head["block_0"]}, x, features.grid, False).x
+        head = head["head"]
+    return x @ head["kernel"] + head["bias"]
+
+
+def _relative_outputs(params: Mapping, arch: RelativeArch, images: np.ndarray, _: np.ndarray) -> jax.Array:
+    apply = jax.jit(relative.model_of(arch).apply)
+    return apply({"params": params}, images) if arch.pool else apply({"params": params["encoder"]}, images).tokens
 
 
 def encoder_of(arch: Arch) -> ViT:
@@ -72,7 +94,7 @@ def encoder_of(arch: Arch) -> ViT:
 
 
 def library_outputs(
-    folder: Path, to: str, arch: Arch | HieraArch, images: np.ndarray, noise: np.ndarray
+    folder: Path, to: str, arch: AnyArch, images: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray | None, str]:
     """What timm or transformers, whichever the folder is for, says of a batch.
 
@@ -86,16 +108,17 @@ def library_outputs(
     Returns:
       outputs as `outputs` has them, and the library's name; or None, and why there is none.
     """
-    name = {"timm": "timm", "hf": "transformers"}.get(to)
-    if name is None:
+    forward = {"timm": _timm_forward, "hf": _hf_forward, "mae": _timm_file_forward}[to]
+    if to == "mae" and not _timm_reads(arch):
         return None, ""
+    name = "transformers" if to == "hf" else "timm"
     try:
         import torch
 
         admit_torchvision()
         pixels, noise = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(noise)
         with torch.no_grad():
-            made = (_timm_forward if to == "timm" else _hf_forward)(folder, arch, pixels, noise)
+            made = forward(folder, arch, pixels, noise)
     except ImportError:
         return None, f"{name} cannot be imported"
     return made.numpy(), name
@@ -115,18 +138,54 @@ def torch_outputs(
         return _mae_forward(tensors, arch, pixels, torch.from_numpy(noise)).numpy()
 
 
-def _timm_forward(folder: Path, arch: Arch, pixels: "torch.Tensor", _: "torch.Tensor") -> "torch.Tensor":
+def _timm_forward(folder: Path, arch: AnyArch, pixels: "torch.Tensor", _: "torch.Tensor") -> "torch.Tensor":
     import timm
 
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    return model(pixels) if arch.pool else model.forward_features(pixels)
+    return _timm_outputs(timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), arch, pixels)
 
 
-def _hf_forward(folder: Path, arch: Arch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
+def _timm_outputs(model: "torch.nn.Module", arch: AnyArch, pixels: "torch.Tensor") -> "torch.Tensor":
+    if arch.pool:
+        return model(pixels)
+    tokens = model.forward_features(pixels)
+    return tokens.flatten(1, 2) if isinstance(arch, SwinArch) else tokens
+
+
+def _timm_reads(arch: AnyArch) -> bool:
+    """Whether timm has a class for a file in the layout of the reference code."""
+    if arch.image_size[0] != arch.image_size[1]:
+        return False
+    plain = isinstance(arch, SwinArch) and not arch.mask_token and bool(arch.classes or arch.final_norm)
+    return plain or isinstance(arch, RelativeArch)
+
+
+def _timm_file_forward(folder: Path, arch: SwinArch | RelativeArch, pixels: "torch.Tensor", _: Any) -> "torch.Tensor":
+    """timm's model with the tensors of a file in the layout of the reference code, which timm itself reads."""
+    import timm
+    import torch
+
+    weights, _ = files.read(files.find(folder))
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    export, theirs = (swin_export, timm.models.swin_transformer)
+    if isinstance(arch, RelativeArch):
+        export, theirs = relative_export, timm.models.beit
+    config = export.timm_config(arch, {"crop": 1.0, "mean": (), "std": ()}, None)
+    args = config["model_args"] | ({} if getattr(arch, "qv_bias", True) else {"qkv_bias": False})
+    model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **args).eval()
+    if not args["qkv_bias"]:  # timm's then has no bias at all, MAE-Lite's an ordinary one
+        for block in model.blocks:
+            block.attn.qkv = torch.nn.Linear(arch.width, 3 * arch.width)
+    model.load_state_dict(theirs.checkpoint_filter_fn(tensors, model))
+    return _timm_outputs(model, arch, pixels)
+
+
+def _hf_forward(folder: Path, arch: AnyArch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
     import transformers
 
     if isinstance(arch, HieraArch):
         return _hiera_forward(folder, arch, pixels, noise)
+    if isinstance(arch, SwinArch):
+        return _hf_swin_forward(folder, arch, pixels)
     if arch.pool:
         return transformers.ViTForImageClassification.from_pretrained(folder).eval()(pixels).logits
     model = transformers.ViTMAEForPreTraining.from_pretrained(folder, mask_ratio=MASK_RATIO).eval()
@@ -141,6 +200,14 @@ def _hiera_forward(folder: Path, arch: HieraArch, pixels: "torch.Tensor", noise:
     model = transformers.HieraForPreTraining.from_pretrained(folder, mask_ratio=HIERA_MASK_RATIO).eval()
     logits = model(pixels, noise=noise).logits  # channel first
     return logits.unflatten(2, (arch.channels, -1)).transpose(2, 3).flatten(2)
+
+
+def _hf_swin_forward(folder: Path, arch: SwinArch, pixels: "torch.Tensor") -> "torch.Tensor":
+    import transformers
+
+    if arch.classes:
+        return transformers.SwinForImageClassification.from_pretrained(folder).eval()(pixels).logits
+    return transformers.SwinModel.from_pretrained(folder).eval()(pixels).last_hidden_state
 
 
 def _mae_forward(weights: Mapping, arch: Arch, pixels: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":

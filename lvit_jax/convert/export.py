@@ -1,13 +1,12 @@
 """Writes a model for PyTorch, reads it back and holds it against the JAX model it came from."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lvit_jax.convert import files, hiera_export
+from lvit_jax.convert import files, hiera_export, relative_export, swin_export
 from lvit_jax.convert.arch import Arch, infer
 from lvit_jax.convert.compare import fixed_batch, library_outputs, outputs, torch_outputs
 from lvit_jax.convert.folders import hf_config, hf_preprocessor, timm_config
@@ -15,16 +14,20 @@ from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.convert.load import load
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch, to_torch
+from lvit_jax.convert.record import AnyArch
+from lvit_jax.convert.relative import RelativeArch
+from lvit_jax.convert.swin import SwinArch
 from lvit_jax.errors import InputError
 
 TOLERANCE = 1e-4  # of the largest output
+_OTHER = {HieraArch: hiera_export.write, SwinArch: swin_export.write, RelativeArch: relative_export.write}
 
 
 def write(
     folder: Path,
     to: str,
     params: Mapping[str, Any],
-    arch: Arch | HieraArch,
+    arch: AnyArch,
     data: Mapping[str, Any],
     objective: Mapping[str, Any],
     notes: Mapping[str, Any],
@@ -45,30 +48,21 @@ def write(
     Raises:
       InputError: a model that the format cannot hold.
     """
-    if isinstance(arch, HieraArch):
-        return hiera_export.write(folder, to, params, arch, data, objective, notes)
+    if type(arch) in _OTHER:
+        return _OTHER[type(arch)](folder, to, params, arch, data, objective, notes)
     if to == "mae":
-        weights = to_torch(params, arch, "mae")
-        if not files.has_torch():
-            files.write_safetensors(folder / "mae.safetensors", weights)
-            return False
-        files.write_pickle(folder / "mae.pth", weights, {"heads": arch.heads, **notes})
-        return True
+        return files.write_file(folder / "mae", to_torch(params, arch, "mae"), {"heads": arch.heads, **notes})
     if to == "timm":
         config = timm_config(arch, data, notes.get("licence")) | {"lvit_jax": dict(notes)}
     else:
         config = hf_config(arch, data, objective) | {"lvit_jax": dict(notes)}
-        _json(folder / "preprocessor_config.json", hf_preprocessor(arch, data["mean"], data["std"]))
+        files.write_json(folder / "preprocessor_config.json", hf_preprocessor(arch, data["mean"], data["std"]))
     files.write_safetensors(folder / "model.safetensors", to_torch(params, arch, "mae" if to == "timm" else "hf"))
-    _json(folder / "config.json", config)
+    files.write_json(folder / "config.json", config)
     return False
 
 
-def _json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def check(folder: Path, to: str, params: Mapping[str, Any], arch: Arch | HieraArch) -> dict[str, Any]:
+def check(folder: Path, to: str, params: Mapping[str, Any], arch: AnyArch) -> dict[str, Any]:
     """Reads the folder back and compares its outputs on a fixed batch with those of the JAX model.
 
     Through timm or transformers where they can be imported, else in plain PyTorch, else imported into JAX again.
@@ -91,12 +85,13 @@ def check(folder: Path, to: str, params: Mapping[str, Any], arch: Arch | HieraAr
     return {"max_abs_difference": difference, "scale": scale, "checked_with": through}
 
 
-def _read_back(folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, str]:
+def _read_back(folder: Path, to: str, arch: AnyArch, images: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, str]:
     """Outputs of the files under `folder`, read as any import is; and what computed them."""
-    if isinstance(arch, HieraArch):
-        return _read_hiera(folder, to, arch, images, noise), "jax"
-    found = [path for path in folder.iterdir() if path.name.startswith("mae.")] if to == "mae" else [folder]
-    weights, stated = files.read(found[0])
+    found = files.find(folder) if to == "mae" else folder
+    if not isinstance(arch, Arch):
+        read = load(found, _unstated(arch) if to == "mae" else {})
+        return outputs(read.params, arch if to == "mae" else read.arch, images, noise), "jax"
+    weights, stated = files.read(found)
     layout, _ = normalise(weights)
     stated |= {"heads": arch.heads, "image_size": arch.image_size, "norm_eps": arch.norm_eps}
     stated |= {"decoder_heads": arch.decoder["heads"]} if arch.decoder else {}
@@ -105,11 +100,9 @@ def _read_back(folder: Path, to: str, arch: Arch, images: np.ndarray, noise: np.
     return (outputs(params, read, images, noise), "jax") if made is None else (made, "torch")
 
 
-def _read_hiera(folder: Path, to: str, arch: HieraArch, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    found, said = folder, {}
-    if to == "mae":  # a file of tensors alone
-        found = next(path for path in folder.iterdir() if path.name.startswith("hiera."))
-        said = {"heads": arch.heads, "image_size": arch.image_size, "norm_eps": arch.norm_eps}
-        said |= {"decoder_heads": arch.decoder["heads"]} if arch.decoder else {}
-    read = load(found, said)
-    return outputs(read.params, arch if to == "mae" else read.arch, images, noise)
+def _unstated(arch: AnyArch) -> dict[str, Any]:
+    """What a file of tensors alone does not say."""
+    if not isinstance(arch, HieraArch):
+        return {"image_size": arch.image_size}
+    said = {"heads": arch.heads, "image_size": arch.image_size, "norm_eps": arch.norm_eps}
+    return said | ({"decoder_heads": arch.decoder["heads"]} if arch.decoder else {})

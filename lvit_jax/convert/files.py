@@ -132,6 +132,7 @@ def _stated_timm(config: Mapping[str, Any]) -> dict[str, Any]:
         "classes": config.get("label_names"),
         "mean": statistics.get("mean"),
         "std": statistics.get("std"),
+        "crop": statistics.get("crop_pct"),
     }
 
 
@@ -190,24 +191,33 @@ def _json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not readable JSON: {_line(error)}") from error
 
 
-def has_torch() -> bool:
-    """Whether PyTorch can be imported."""
-    try:
-        import torch  # noqa: F401
-    except (ImportError, OSError):
-        return False
-    return True
-
-
 def write_safetensors(path: Path, weights: Mapping[str, np.ndarray]) -> None:
-    """float32 tensors in one .safetensors file, without torch; 'format' says whose layout the tensors have."""
+    """Tensors in one .safetensors file, without torch; 'format' says whose layout the tensors have."""
     from safetensors.numpy import save_file
 
     save_file(dict(weights), path, metadata={"format": "pt"})
 
 
-def write_pickle(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str, Any], key: str = "model") -> None:
-    """{key: {name: tensor}} ('model' in facebookresearch/mae's and MAE-Lite's own files), plus plain settings."""
-    import torch
+def write_file(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str, Any], key: str = "model") -> bool:
+    """One file of tensors: path.pth, or path.safetensors where PyTorch is missing; returns whether it is the first.
 
-    torch.save({key: {name: torch.from_numpy(array) for name, array in weights.items()}, **notes}, path)
+    The .pth is {key: {name: tensor}} ('model' in facebookresearch/mae's and MAE-Lite's own files), plus plain settings.
+    """
+    try:
+        import torch
+    except (ImportError, OSError):
+        write_safetensors(path.with_suffix(".safetensors"), weights)
+        return False
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    torch.save({key: tensors, **notes}, path.with_suffix(".pth"))
+    return True
+
+
+def find(folder: Path) -> Path:
+    """The file that `write_file` left in a folder."""
+    return next(path for path in folder.iterdir() if path.suffix in (".pth", ".safetensors"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A config.json, as timm and transformers write theirs."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -17,27 +17,41 @@ def timm_config(arch: Arch, data: Mapping[str, Any], licence: str | None) -> dic
       data: classes, mean, std, crop.
       licence: for pretrained_cfg.
     """
-    side = list(arch.image_size)
+    pool = "avg" if arch.pool == "mean" else "token"
+    args = {"depth": arch.depth, "num_heads": arch.heads, "class_token": True, "fc_norm": arch.pool == "mean"}
+    name = f"vit_{_TIMM_SIZES.get(arch.width, 'base')}_patch{14 if arch.width == 1280 else 16}_224"
+    return timm_folder(name, arch, {**args, "global_pool": pool}, data, licence)
+
+
+def timm_folder(
+    name: str,
+    arch: Any,
+    args: Mapping[str, Any],
+    data: Mapping[str, Any],
+    licence: str | None,
+    classifier: str = "head",
+    features: int | None = None,
+) -> dict[str, Any]:
+    """config.json of a timm folder of any kind of model.
+
+    Args:
+      name: the architecture that timm starts from; `model_args` state every size.
+      arch: the sizes that all kinds have: width, patch_size, channels, image_size, classes.
+      args: the arguments of the model's class beside those: global_pool and what is the kind's own.
+      data, licence: as `timm_config`.
+      classifier: timm's name of the last Linear.
+      features: the width that it reads; default: the model's.
+    """
+    side, classes = list(arch.image_size), arch.classes or 0
+    sizes = {"img_size": side, "patch_size": arch.patch_size, "in_chans": arch.channels, "embed_dim": arch.width}
     config = {
-        "architecture": f"vit_{_TIMM_SIZES.get(arch.width, 'base')}_patch{14 if arch.width == 1280 else 16}_224",
-        "num_classes": arch.classes or 0,
-        "num_features": arch.width,
-        "global_pool": "avg" if arch.pool == "mean" else "token",
-        "model_args": {
-            "img_size": side,
-            "patch_size": arch.patch_size,
-            "in_chans": arch.channels,
-            "embed_dim": arch.width,
-            "depth": arch.depth,
-            "num_heads": arch.heads,
-            "mlp_ratio": 4.0,
-            "qkv_bias": True,
-            "class_token": True,
-            "global_pool": "avg" if arch.pool == "mean" else "token",
-            "fc_norm": arch.pool == "mean",
-        },
+        "architecture": name,
+        "num_classes": classes,
+        "num_features": features or arch.width,
+        "global_pool": args["global_pool"],
+        "model_args": {**sizes, "mlp_ratio": 4.0, "qkv_bias": True, **args},
         "pretrained_cfg": {
-            "num_classes": arch.classes or 0,
+            "num_classes": classes,
             "input_size": [arch.channels, *side],
             "fixed_input_size": True,
             "crop_pct": data["crop"],
@@ -46,12 +60,12 @@ def timm_config(arch: Arch, data: Mapping[str, Any], licence: str | None) -> dic
             "mean": list(data["mean"]),
             "std": list(data["std"]),
             "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            "classifier": classifier,
             "pool_size": None,
             "license": licence,
         },
     }
-    return config | ({"label_names": list(data["classes"])} if arch.classes and data.get("classes") else {})
+    return config | ({"label_names": list(data["classes"])} if classes and data.get("classes") else {})
 
 
 def hf_config(arch: Arch, data: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,10 +97,17 @@ def hf_config(arch: Arch, data: Mapping[str, Any], objective: Mapping[str, Any])
     }
     if arch.decoder:
         return _hf_masked(arch, objective) | config
-    names = data.get("classes") or [f"LABEL_{i}" for i in range(arch.classes)]
-    labels = {"id2label": {str(i): name for i, name in enumerate(names)}}
-    labels["label2id"] = {name: i for i, name in enumerate(names)}
-    return {"architectures": ["ViTForImageClassification"], "model_type": "vit"} | config | labels
+    kind = {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
+    return kind | config | hf_labels(arch.classes, data)
+
+
+def hf_labels(classes: int, data: Mapping[str, Any]) -> dict[str, Any]:
+    """id2label and label2id: the names of the data, or transformers' own where it has none."""
+    names = data.get("classes") or [f"LABEL_{i}" for i in range(classes)]
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
 
 
 def _hf_masked(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +123,7 @@ def _hf_masked(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def hf_preprocessor(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+def hf_preprocessor(arch: Any, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
     """preprocessor_config.json for transformers' AutoImageProcessor: resize and normalise."""
     return {
         "image_processor_type": "ViTImageProcessor",

@@ -9,7 +9,8 @@ import numpy as np
 
 from lvit_jax.convert.arch import NORM_EPS
 from lvit_jax.convert.hiera_names import CHANGE, outer, rows
-from lvit_jax.convert.names import Row, move_to_jax, move_to_torch
+from lvit_jax.convert.names import Row
+from lvit_jax.convert.params import read_row, write_rows
 from lvit_jax.errors import InputError
 from lvit_jax.models import ENCODERS
 from lvit_jax.tree import flatten, unflatten
@@ -183,15 +184,8 @@ def to_torch(params: Mapping, arch: HieraArch, layout: str) -> dict[str, np.ndar
     Raises:
       InputError: a parameter that is missing or has another shape.
     """
-    flat, expected, weights = flatten(params), shapes(arch), {}
-    for row in _rows(arch, layout, expected):
-        if row.jax not in flat:
-            raise InputError(f"the run has no parameter {row.jax!r}")
-        array = np.asarray(flat[row.jax], np.float32)
-        if array.shape != expected[row.jax]:
-            raise InputError(f"{row.jax} has shape {array.shape}, its config says {expected[row.jax]}")
-        weights[row.torch[0]] = move_to_torch(array, row.move)
-    return weights
+    expected = shapes(arch)
+    return write_rows(flatten(params), _rows(arch, layout, expected), expected)
 
 
 def from_torch(weights: Mapping[str, np.ndarray], arch: HieraArch, layout: str, where: str) -> dict[str, Any]:
@@ -206,14 +200,7 @@ def from_torch(weights: Mapping[str, np.ndarray], arch: HieraArch, layout: str, 
     for name in weights:
         if name not in known:
             raise InputError(f"{where} has a tensor {name!r} that a Hiera of depths {arch.depths} has no place for")
-    flat = {}
-    for row in table:
-        array = np.asarray(_get(weights, row.torch[0], where), np.float32)
-        wanted = move_to_torch(np.empty(expected[row.jax], np.bool_), row.move).shape
-        if array.shape != wanted:
-            raise InputError(f"{where}: {row.torch[0]} has shape {array.shape}, but the model's is {wanted}")
-        flat[row.jax] = move_to_jax(array, row.move)
-    return unflatten(flat)
+    return unflatten({row.jax: read_row(weights, row, expected[row.jax], where) for row in table})
 
 
 def section(arch: HieraArch) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """A trained Hiera written for PyTorch: a file of facebookresearch/hiera, or a folder of transformers."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lvit_jax.convert import files
-from lvit_jax.convert.folders import hf_preprocessor
+from lvit_jax.convert.folders import hf_labels, hf_preprocessor
 from lvit_jax.convert.hiera import HieraArch, to_torch
 from lvit_jax.errors import InputError
 from lvit_jax.models import DECODERS
@@ -54,25 +53,16 @@ def write(
       InputError: timm's format, or mask units that the references do not have.
     """
     if to == "timm":
-        raise InputError("--to=timm takes plain ViTs; a Hiera is exported --to=hf or --to=mae")
+        raise InputError("a Hiera is exported --to=hf or --to=mae, not --to=timm")
     unit = 2 ** (len(arch.depths) - 1)
     if arch.mask_unit != unit:
         raise InputError(f"PyTorch's Hieras have mask units of {unit}x{unit} tokens, this one of {arch.mask_unit}")
     if to == "mae":
-        weights = to_torch(params, arch, "hiera")
-        if not files.has_torch():
-            files.write_safetensors(folder / "hiera.safetensors", weights)
-            return False
-        files.write_pickle(folder / "hiera.pth", weights, notes, key="model_state")
-        return True
+        return files.write_file(folder / "hiera", to_torch(params, arch, "hiera"), notes, key="model_state")
     files.write_safetensors(folder / "model.safetensors", to_torch(params, arch, "hf"))
-    _json(folder / "preprocessor_config.json", hf_preprocessor(arch, data["mean"], data["std"]))
-    _json(folder / "config.json", hf_config(arch, data, objective) | {"lvit_jax": dict(notes)})
+    files.write_json(folder / "preprocessor_config.json", hf_preprocessor(arch, data["mean"], data["std"]))
+    files.write_json(folder / "config.json", hf_config(arch, data, objective) | {"lvit_jax": dict(notes)})
     return False
-
-
-def _json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def hf_config(arch: HieraArch, data: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +99,4 @@ def hf_config(arch: HieraArch, data: Mapping[str, Any], objective: Mapping[str, 
             "normalize_pixel_loss": objective.get("norm_pix", True),
             "mask_ratio": objective.get("mask_ratio", 0.6),
         }
-    names = data.get("classes") or [f"LABEL_{i}" for i in range(arch.classes)]
-    labels = {"id2label": {str(i): name for i, name in enumerate(names)}}
-    labels["label2id"] = {name: i for i, name in enumerate(names)}
-    return config | {"architectures": ["HieraForImageClassification"]} | labels
+    return config | {"architectures": ["HieraForImageClassification"]} | hf_labels(arch.classes, data)

@@ -8,7 +8,7 @@ Layouts:
 import re
 from collections.abc import Iterable, Sequence
 
-from lvit_jax.convert.names import Row
+from lvit_jax.convert.names import Row, rows_of
 
 # (jax module, name in the layout 'hiera', name in 'hf', kind)
 _BLOCK = (
@@ -32,7 +32,6 @@ _OUTER = (
     ("head/norm", "norm", "hiera.pooler.layernorm", "norm"),
     ("head/fc", "head.projection", "classifier", "dense"),
 )
-_MOVES = {"norm": ("scale", "same"), "dense": ("kernel", "dense"), "conv": ("kernel", "conv")}
 CHANGE = r"blocks\.(\d+)\.proj\.weight"  # only blocks of a Hiera project their residual: the first of a stage
 _PREFIXES = ("module.model.", "module.", "model.", "")
 
@@ -70,7 +69,7 @@ def rows(layout: str, depths: Sequence[int], decoder_depth: int, fusions: int) -
         named += _block(f"encoder/block_{i}", f"hiera.encoder.stages.{stage}.layers.{j}" if hf else f"blocks.{i}", hf)
     for i in range(decoder_depth):
         named += _block(f"decoder/block_{i}", f"decoder.decoder_block.layers.{i}" if hf else f"decoder_blocks.{i}", hf)
-    made = [row for name in named for row in _leaves(*name)]
+    made = [row for name in named for row in rows_of(*name)]
     for i in range(fusions):
         torch = f"{'multiscale_fusion.' if hf else ''}multi_scale_fusion_heads.{i}"
         made.append(Row(f"encoder/fusion/kernel_{i}", (f"{torch}.weight",), "conv"))
@@ -80,13 +79,3 @@ def rows(layout: str, depths: Sequence[int], decoder_depth: int, fusions: int) -
 
 def _block(jax_name: str, torch: str, hf: bool) -> list[tuple[str, str, str]]:
     return [(f"{jax_name}/{part}", f"{torch}.{(own, theirs)[hf]}", kind) for part, own, theirs, kind in _BLOCK]
-
-
-def _leaves(jax_name: str, torch: str, kind: str) -> list[Row]:
-    if kind == "leaf":
-        return [Row(jax_name, (torch,), "same")]
-    weight, move = _MOVES[kind]
-    return [
-        Row(f"{jax_name}/{weight}", (f"{torch}.weight",), move),
-        Row(f"{jax_name}/bias", (f"{torch}.bias",), "same"),
-    ]

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lvit_jax.convert import files, hiera, hiera_names, regnet, relative
+from lvit_jax.convert import files, hiera, hiera_names, regnet, relative, swin
 from lvit_jax.convert.arch import Arch, infer
 from lvit_jax.convert.hiera import HieraArch
 from lvit_jax.convert.names import normalise
 from lvit_jax.convert.params import from_torch
 from lvit_jax.convert.record import config_of, data_of
-from lvit_jax.convert.swin import SwinArch, is_swin, read_swin
 from lvit_jax.errors import InputError
 
 _DECODER = r"(decoder_.*|mask_token)"
@@ -23,7 +22,7 @@ class Imported(NamedTuple):
     """A file of weights as this package has them."""
 
     params: dict[str, Any]  # {"encoder": …, "decoder": …, "head": …}
-    arch: Arch | HieraArch | SwinArch | regnet.RegNetArch | relative.RelativeArch
+    arch: Arch | HieraArch | swin.SwinArch | regnet.RegNetArch | relative.RelativeArch
     config: dict[str, Any]  # sections `model` and `objective`
     data: dict[str, Any]  # classes, mean, std
     layout: str  # 'mae', 'hf', 'hiera', 'swin', 'rpe' or 'regnet'
@@ -46,9 +45,9 @@ def load(path: str | Path, said: Mapping[str, Any]) -> Imported:
     size = regnet.size_of(weights, where)
     if size:
         return _regnet(weights, size, _merge(stated, said, where), where)
-    if is_swin(weights):
-        params, arch, config, notes = read_swin(weights, _merge(stated, said, where), where)
-        return Imported(params, arch, config, data_of(arch, stated), "swin", notes)
+    if swin.is_swin(weights):
+        params, arch, notes = swin.read_swin(weights, _merge(stated, said, where), where)
+        return Imported(params, arch, swin.config_of(arch), data_of(arch, stated), "swin", notes)
     layout, names = hiera_names.find(weights)
     if layout:
         return _load_hiera(weights, layout, names, _merge(stated, said, where), where)

@@ -111,17 +111,19 @@ def rows(layout: str, *, depth: int, decoder_depth: int = 0, head: str | None = 
             continue  # a classifier's only norm is the one of its head
         torch = torch.replace("{head_norm}", "fc_norm" if head == "mean" else "norm")
         if kind != "block":
-            made += _leaves(jax, (torch,), kind)
+            made += rows_of(jax, torch, kind)
             continue
         for i in range(depth if part == "encoder" else decoder_depth):
             for inner, names, inner_kind in _BLOCK[layout]:
                 names = (names,) if isinstance(names, str) else names
                 start = (jax.format(i=i), torch.format(i=i))
-                made += _leaves(f"{start[0]}/{inner}", tuple(f"{start[1]}.{n}" for n in names), inner_kind)
+                made += rows_of(f"{start[0]}/{inner}", tuple(f"{start[1]}.{n}" for n in names), inner_kind)
     return made
 
 
-def _leaves(jax: str, torch: tuple[str, ...], kind: str) -> list[Row]:
+def rows_of(jax: str, torch: str | tuple[str, ...], kind: str) -> list[Row]:
+    """The rows of one module, or of a single leaf, of a kind; torch: several where q, k and v stand apart."""
+    torch = (torch,) if isinstance(torch, str) else torch
     if kind == "leaf":
         return [Row(jax, torch, "same")]
     return [Row(f"{jax}/{a}", tuple(f"{name}.{b}" for name in torch), move) for a, b, move in _LEAVES[kind]]

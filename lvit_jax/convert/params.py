@@ -1,6 +1,6 @@
 """Parameters to and from torch's names and axes: dict in, dict out, numpy only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -27,9 +27,23 @@ def to_torch(params: Mapping, arch: Arch, layout: str) -> dict[str, np.ndarray]:
     Raises:
       InputError: a parameter that is missing or has another shape.
     """
-    flat = tables(arch) | flatten(params)
-    expected, weights = shapes(arch), {}
-    for row in _rows(arch, layout):
+    return write_rows(tables(arch) | flatten(params), _rows(arch, layout), shapes(arch))
+
+
+def write_rows(
+    flat: Mapping[str, np.ndarray], table: Iterable[Row], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """The torch tensors (numpy, float32) of a table's rows.
+
+    Args:
+      flat: parameters by jax name; what no row has is left out.
+      expected: the shape of each row's parameter.
+
+    Raises:
+      InputError: a parameter that is missing or has another shape.
+    """
+    weights = {}
+    for row in table:
         if row.jax not in flat:
             raise InputError(f"the run has no parameter {row.jax!r}")
         array = np.asarray(flat[row.jax], np.float32)

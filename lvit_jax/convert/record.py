@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from lvit_jax.convert import hiera_export
+from lvit_jax.convert import hiera_export, relative_export, swin_export
 from lvit_jax.convert.arch import NORM_EPS, Arch
 from lvit_jax.convert.hiera import HieraArch
+from lvit_jax.convert.relative import RelativeArch
+from lvit_jax.convert.swin import SwinArch
 from lvit_jax.errors import InputError
 from lvit_jax.models import DECODERS, ENCODERS
 from lvit_jax.models.positions import FIXED
@@ -15,9 +17,11 @@ from lvit_jax.models.positions import FIXED
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CROP = 0.875  # share of the resized image that an evaluation looks at (MAE, MAE-Lite, timm)
 DECODE_FROM = 8  # of D²-MAE, where a config does not say it
+AnyArch = Arch | HieraArch | SwinArch | RelativeArch
+_OTHER = {"hiera": hiera_export.arch_of, "swin": swin_export.arch_of, "vit_rpe": relative_export.arch_of}
 
 
-def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool) -> Arch | HieraArch:
+def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool) -> AnyArch:
     """What a run or an import holds, from its parameters and, where shapes do not tell, from its config.
 
     Args:
@@ -27,16 +31,17 @@ def arch_of(record: Mapping[str, Any], params: Mapping[str, Any], decoder: bool)
         it the model is a MAE of 8 blocks; without it, blocks 1 to 12.
 
     Raises:
-      InputError: no plain ViT; a decoder was asked for and there is none; a last block with other heads than the rest.
+      InputError: a model of no exported kind; a decoder was asked for and there is none; a last block with other heads
+        than the rest.
     """
     model, objective = record["config"]["model"], record["config"]["objective"] or {}
     kind = ENCODERS[model["name"]][0]
-    if kind == "hiera":
-        return hiera_export.arch_of(record, params, decoder)
-    if kind != "vit":
-        raise InputError(f"exports are of plain ViTs and Hieras, and {model['name']} is of kind {kind!r}")
     if "dist_token" in params["encoder"] or "neck" in params:
-        raise InputError("exports are of plain ViTs, and this one has a distillation token or a layer before its heads")
+        raise InputError("no PyTorch format can say that a model has a distillation token or a layer before its heads")
+    if kind in _OTHER:
+        return _OTHER[kind](record, params, decoder)
+    if kind != "vit":
+        raise InputError(f"exports are of ViTs, Hieras and Swins, and {model['name']} is of kind {kind!r}")
     encoder, kernel = params["encoder"], params["encoder"]["patch_embed"]["kernel"]
     depth = sum(name.startswith("block_") for name in encoder)
     if decoder and not ("decoder" in params and "decoder" in objective):  # SimMIM's head is none either
@@ -82,6 +87,19 @@ def decode_from(record: Mapping[str, Any]) -> int | None:
     return objective.get("decode_from", DECODE_FROM) if objective.get("name") == "d2" else None
 
 
+def with_decoder(record: Mapping[str, Any], params: Mapping[str, Any], to: str) -> bool:
+    """Whether an export takes a decoder along where nothing is said.
+
+    A MAE's goes to 'hf', and to 'mae' unless it reads an inner block (D²-MAE). Of SimMIM's heads only a Swin's have a
+    layout: that of SimMIM's own files.
+    """
+    objective = record["config"]["objective"] or {}
+    if ENCODERS[record["config"]["model"]["name"]][0] == "swin":
+        return to == "mae" and objective.get("name") == "simmim" and "decoder" in params
+    has = "decoder" in params and "decoder" in objective
+    return has and (to == "hf" or (to == "mae" and not decode_from(record)))
+
+
 def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
     """The `model` and `objective` sections that describe imported weights, as a run's config would.
 
@@ -109,14 +127,14 @@ def config_of(arch: Arch, objective: Mapping[str, Any]) -> dict[str, Any]:
 def pixels_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Classes, mean and std of a record, and `crop`: the share of its evaluation transform's centre crop."""
     own = record["config"].get("data") or {}
-    return {**record["data"], "crop": own.get("eval_crop", CROP)}
+    return {"crop": own.get("eval_crop", CROP), **record["data"]}
 
 
-def data_of(arch: Arch, stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The `data` of an import's record: class names, and the statistics of its pixels (ImageNet's where unstated)."""
+def data_of(arch: Any, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The `data` of an import's record: class names, statistics of its pixels (ImageNet's where unstated), its crop."""
     plain = IMAGENET if arch.channels == 3 else (np.zeros(arch.channels).tolist(), np.ones(arch.channels).tolist())
     classes = stated.get("classes")
     if classes is not None and len(classes) != arch.classes:
         raise InputError(f"config.json names {len(classes)} classes, but the head has {arch.classes}")
     mean, std = stated.get("mean", plain[0]), stated.get("std", plain[1])
-    return {"classes": classes, "mean": list(mean), "std": list(std)}
+    return {"classes": classes, "mean": list(mean), "std": list(std), "crop": stated.get("crop", CROP)}

@@ -36,7 +36,8 @@ def grid_of(images: jax.Array, patch_size: int) -> tuple[int, int]:
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:
     """[B,H,W,C] -> [B,N,P]: patches row by row, each flattened in MAE's order (row, column, channel)."""
     (rows, columns), p = grid_of(images, patch_size), patch_size
-    x = images.reshape(len(images), rows, p, columns, p, -1)
+    # A row of a patch, pixels and channels, moves as one: TPUs pad the last dimension to 128.
+    x = images.reshape(len(images), rows, p, columns, -1)
     return x.swapaxes(2, 3).reshape(len(images), rows * columns, -1)
 
 

@@ -15,13 +15,13 @@ from jax.experimental import topologies
 
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.chips import Topology, libtpu_options
+from lvit_jax.training.traffic import WIDTHS, hbm_bytes
 from lvit_jax.types import Tree
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 TOO_LARGE = (r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", r"\(([\d.]+)([KMGT]?)\) exceeds available HBM")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 OPERANDS_FIRST = ("all-gather",)  # the result of its asynchronous start is (operands, results)
-WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}  # else 4
 
 
 class Compiled(NamedTuple):
@@ -31,7 +31,8 @@ class Compiled(NamedTuple):
     temporaries: int | None  # bytes: activations, and results that take no argument's place
     total: int  # bytes; of a program that does not fit, what the compiler says it would take
     fits: bool
-    moved: float | None  # bytes to and from the HBM, the body of a loop once
+    flops: float | None  # the compiler's count, element-wise work in it and the body of a loop once
+    moved: int | None  # bytes to and from the HBM
     collectives: dict[str, dict[str, float]] | None  # kind -> how many a step, and MiB of their results
 
 
@@ -66,13 +67,14 @@ def compile_ahead(step: Callable, *args: Any) -> Compiled:
         needed = _needed(str(error))
         if needed is None:
             raise
-        return Compiled(None, None, needed, False, None, None)
+        return Compiled(None, None, needed, False, None, None, None)
     memory = compiled.memory_analysis()
     arguments = memory.argument_size_in_bytes
     own = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes
     temporaries = memory.temp_size_in_bytes + own
-    moved = compiled.cost_analysis().get("bytes accessed")
-    return Compiled(arguments, temporaries, arguments + temporaries, True, moved, _collectives(compiled))
+    total, flops, text = arguments + temporaries, compiled.cost_analysis().get("flops"), _text(compiled)
+    moved, collectives = (None, None) if text is None else (hbm_bytes(text), read_collectives(text))
+    return Compiled(arguments, temporaries, total, True, flops, moved, collectives)
 
 
 def _needed(message: str) -> int | None:
@@ -83,12 +85,11 @@ def _needed(message: str) -> int | None:
     return None
 
 
-def _collectives(compiled: jax.stages.Compiled) -> dict[str, dict[str, float]] | None:
+def _text(compiled: jax.stages.Compiled) -> str | None:
     try:
-        text = compiled.as_text()
+        return compiled.as_text()
     except Exception:  # on some programs the serialisation of libtpu fails, with whatever error
         return None
-    return read_collectives(text)
 
 
 def read_collectives(text: str) -> dict[str, dict[str, float]]:

@@ -111,6 +111,8 @@ def restore(workdir: epath.PathLike, state: TrainState) -> TrainState:
       InputError: a checkpoint whose arrays have other names or shapes than the state's.
       Stopped: there are checkpoints, and none of them is readable.
     """
+    if jax.process_count() > 1:
+        return _restore_together(workdir, state)
     restored, damaged = _latest(workdir, lambda path: _load(path, state))
     if restored is None and damaged:
         place = folder(workdir)
@@ -119,9 +121,28 @@ def restore(workdir: epath.PathLike, state: TrainState) -> TrainState:
         return state
     for path in damaged:
         _set_aside(path)
-    if damaged:
-        multihost_utils.sync_global_devices("damaged checkpoints set aside")  # before any process saves there
     return restored
+
+
+def _restore_together(workdir: epath.PathLike, state: TrainState) -> TrainState:
+    """Process 0 finds the latest checkpoint whose files are whole, and all load that one, or all fail."""
+    chosen, damaged = None, []
+    if jax.process_index() == 0:
+        chosen, damaged = _latest(workdir, _whole)
+        for path in () if chosen is None else damaged:
+            _set_aside(path)
+    answer = multihost_utils.broadcast_one_to_all(np.array([-1 if chosen is None else chosen, len(damaged)]))
+    chosen, damaged = map(int, answer)
+    if chosen < 0 and damaged:
+        raise Stopped(f"{workdir}: no checkpoint is readable; move {folder(workdir)} away to start anew")
+    return state if chosen < 0 else _load(folder(workdir) / str(chosen), state)
+
+
+def _whole(path: epath.Path) -> int:
+    """The step of a checkpoint whose files have the sizes of its seal."""
+    check_seal(path)
+    _metadata(path, "params", "rest")
+    return int(path.name)
 
 
 def _latest(workdir: epath.PathLike, read: Callable[[epath.Path], Value]) -> tuple[Value | None, list[epath.Path]]:
@@ -181,10 +202,9 @@ def _metadata(path: epath.Path, *needed: str) -> Mapping[str, Tree]:
 
 def _set_aside(path: epath.Path) -> None:
     """Moves a broken checkpoint away: its step will be saved again, and it must not count among those kept."""
-    if jax.process_index() == 0:
-        aside = path.parent.parent / "unreadable"
-        aside.mkdir(parents=True, exist_ok=True)
-        path.rename(_unused(aside / path.name))
+    aside = path.parent.parent / "unreadable"
+    aside.mkdir(parents=True, exist_ok=True)
+    path.rename(_unused(aside / path.name))
 
 
 def _unused(path: epath.Path) -> epath.Path:

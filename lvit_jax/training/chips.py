@@ -37,6 +37,16 @@ CHIPS = {
 }
 
 
+# `device_kind` as jax shows it -> name in CHIPS; read from libtpu's own topologies
+KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """bfloat16 FLOP/s of one device, as jax counts them; None for one that is no TPU of `CHIPS`."""
+    chip = CHIPS.get(KINDS.get(device_kind, ""))
+    return chip.flops / chip.devices if chip else None
+
+
 class Topology(NamedTuple):
     """`slices` slices of one shape."""
 

@@ -1,7 +1,9 @@
 """The one training loop."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -14,10 +16,13 @@ from jax.sharding import Mesh
 from lvit_jax.errors import InputError, Stopped
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import Checkpoints, restore
+from lvit_jax.training.chips import peak_flops
 from lvit_jax.training.clock import Clock
+from lvit_jax.training.flops import count_flops
 from lvit_jax.training.optim import Schedule
 from lvit_jax.training.report import Report, say
-from lvit_jax.types import Eval, Objective, TrainState
+from lvit_jax.training.step import make_step
+from lvit_jax.types import Batch, Eval, Objective, TrainState
 
 
 class Run(NamedTuple):
@@ -76,8 +81,8 @@ def fit(run: Run) -> TrainState:
     if start:
         say(f"{run.workdir}: going on from step {start}")
     report = Report(run.workdir, start, run.steps, run.tensorboard)
-    with Checkpoints(run.workdir, run.keep) as checkpoints, report:
-        return _train(run, state, clock, checkpoints, report)
+    with Checkpoints(run.workdir, run.keep) as checkpoints, report, ThreadPoolExecutor(1) as watcher:
+        return _train(run, state, checkpoints, _Meter(run, start, clock, report, watcher))
 
 
 def check_intervals(run: Run) -> None:
@@ -98,17 +103,18 @@ def check_intervals(run: Run) -> None:
         raise InputError(f"log.profile={run.profile}; it must be (first step, at least 2; how many, at least 1)")
 
 
-def _train(run: Run, state: TrainState, clock: Clock, checkpoints: Checkpoints, report: Report) -> TrainState:
+def _train(run: Run, state: TrainState, checkpoints: Checkpoints, meter: "_Meter") -> TrainState:
     """Steps start+1 to run.steps; step n is the n-th update, and the state after it has `step` n."""
     step = mesh_lib.jit_step(run.mesh, run.objective, run.tx, state, run.accumulate, run.rules)
-    start = int(state.step)
+    start, clock = int(state.step), meter.clock
     seed = jax.device_put(np.uint32(run.seed % 2**32), mesh_lib.replicated(run.mesh))
-    meter = _Meter(run, start, clock, report)
     batches = run.batches(start)
     for n in range(start + 1, run.steps + 1):
-        with clock.spending("data"):
-            batch = meter.host(next(batches))
-        state, metrics = step(state, mesh_lib.put(run.mesh, batch), seed)
+        with clock.fetching():
+            batch = mesh_lib.put(run.mesh, meter.host(next(batches)))
+        if n == start + 1:
+            clock.compare(_ideal(run, state, batch))
+        state, metrics = step(state, batch, seed)
         meter.push(n, metrics)
         last = n == run.steps
         if last or n % run.save_every == 0:
@@ -122,9 +128,18 @@ def _train(run: Run, state: TrainState, clock: Clock, checkpoints: Checkpoints, 
             if last or n % evaluation.every == 0:
                 meter.flush()
                 with clock.spending("evaluation"):
-                    report.evaluation(evaluation.name, n, evaluation.run(state))
+                    meter.report.evaluation(evaluation.name, n, evaluation.run(state))
         _profile(run, start, n, state)
     return state
+
+
+def _ideal(run: Run, state: TrainState, batch: Batch) -> float | None:
+    """Seconds of a step at the peak of the matrix units; None on devices whose peak is not known."""
+    peak = peak_flops(run.mesh.devices.flat[0].device_kind)
+    if peak is None:
+        return None
+    step = make_step(run.objective, run.tx, run.seed, run.accumulate)
+    return count_flops(step, state, batch) / (peak * run.mesh.size)
 
 
 def _leave(run: Run, n: int, state: TrainState, meter: "_Meter", checkpoints: Checkpoints) -> None:
@@ -147,11 +162,18 @@ def _profile(run: Run, start: int, n: int, state: TrainState) -> None:
         jax.profiler.stop_trace()
 
 
+def _finish(metrics: dict[str, jax.Array]) -> float:
+    """The time at which the devices have computed what they were given; for a thread that waits beside the loop."""
+    jax.block_until_ready(metrics)
+    return time.perf_counter()
+
+
 class _Meter:
     """Reads the metrics of a step once the next one is under way, checks that they are finite, and reports them."""
 
-    def __init__(self, run: Run, start: int, clock: Clock, report: Report):
-        self._run, self._clock, self._report, self._lr = run, clock, report, jax.jit(run.schedule)
+    def __init__(self, run: Run, start: int, clock: Clock, report: Report, watcher: Executor):
+        self.clock, self.report = clock, report
+        self._run, self._watcher, self._lr = run, watcher, jax.jit(run.schedule)
         self._lr(0)  # compiles here, not in the time of a step
         self._first = start + 1
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -167,16 +189,12 @@ class _Meter:
         """Takes the metrics of step n, on their way to the host, and reads those of the step before."""
         for value in metrics.values():
             value.copy_to_host_async()
-        if n == self._first:
-            say(f"step {n} after {self._started(metrics):.1f} s of loading and compiling")
+        finish = self._watcher.submit(_finish, metrics)
+        self.clock.under_way(n, finish)
+        if n == self._first:  # waited for: the time of the others does not count what came before them
+            say(f"step {n} after {self.clock.started(n, finish.result()):.1f} s of restoring and compiling")
         previous, self._pending = self._pending, (n, metrics)
         self._read(previous)
-
-    def _started(self, metrics: dict[str, jax.Array]) -> float:
-        """Waits for the first step: the time of the others does not count what came before them."""
-        jax.block_until_ready(metrics)
-        self._clock.begin(self._first)
-        return self._clock.age()
 
     def flush(self) -> None:
         """Reads what is pending; afterwards the last step is known to be finite."""
@@ -200,7 +218,7 @@ class _Meter:
         means = {name: float(np.mean([values[name] for values in self._window])) for name in self._window[0]}
         self._window = []
         broken = self._total(self._broken)
-        self._report.train(n, means | {"lr": float(self._lr(n - 1)), "broken": broken} | self._clock.read(n))
+        self.report.train(n, means | {"lr": float(self._lr(n - 1)), "broken": broken} | self.clock.read(n))
 
     @staticmethod
     def _total(count: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.experimental import mesh_utils, multihost_utils
+from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -46,7 +48,10 @@ def make_mesh(devices: int | None = None, fsdp: int = 1, available: Sequence[jax
         whole = count // len(slices) * len(slices)
         raise InputError(f"mesh.devices={count} cuts slices unevenly ({sizes}); take all {len(available)}, or {whole}")
     grid = _grid(count // len(slices), fsdp)
-    grids = [mesh_utils.create_device_mesh(grid, group) for _, group in sorted(slices.items())]
+    # By process, not by `mesh_utils`' order of neighbours: there the rows of a batch would lie in another order than
+    # the processes that read them, and another order for every number of processes.
+    ordered = [sorted(group, key=lambda d: (d.process_index, d.id)) for _, group in sorted(slices.items())]
+    grids = [np.array(group).reshape(grid) for group in ordered]
     # Auto: with the default type, Explicit, every device would silently do the whole batch.
     return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -166,6 +171,27 @@ def check_alike(facts: Mapping[str, Any]) -> None:
         others = np.flatnonzero(column != column[0])
         if len(others):
             raise InputError(f"{name} of process {others[0]} is not that of process 0; every host must have the same")
+
+
+def check_shared(folder: epath.PathLike) -> None:
+    """Raises InputError where a process does not see what process 0 writes into a folder; all must call it.
+
+    With a disk of each host's own, every save would wait for ever for the parts of the others.
+    """
+    if jax.process_count() == 1:
+        return
+    path = epath.Path(folder)
+    probe = path / f".shared-{multihost_utils.broadcast_one_to_all(np.uint32(time.time_ns() % 2**32))}"
+    if jax.process_index() == 0:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    multihost_utils.sync_global_devices("probe written")
+    seen = multihost_utils.process_allgather(np.array(probe.exists()))
+    if jax.process_index() == 0:
+        probe.unlink()
+    if not seen.all():
+        blind = ", ".join(map(str, np.flatnonzero(~seen)))
+        raise InputError(f"{folder} is not one folder for all: process {blind} does not see what process 0 writes")
 
 
 def gather(tree: Any) -> Any:

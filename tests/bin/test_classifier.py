@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from lvit_jax.bin import eval_classify, export_torch, import_torch, predict, train
+from lvit_jax.build.trained import load_trained, transform
 from lvit_jax.errors import InputError
 
 CLASSES = ("black", "grey", "white")
@@ -104,6 +106,10 @@ def test_an_export_imported_again_evaluates_and_predicts_the_same(workdir, image
     assert predict.main([f"--workdir={weights}", f"--images={images}", "--top=1"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert np.mean([row["class_1"] == row["name"].split("/")[0] for row in rows]) == imported["top1"] / 100
+    slope = np.add.outer(np.arange(32) * 4, np.arange(24) * 5)[:, :, None].repeat(3, axis=2)
+    png = tf.io.encode_png(slope.astype(np.uint8))
+    ours, theirs = (transform(load_trained(place))(png, [0, 0]).numpy() for place in (workdir, weights))
+    np.testing.assert_allclose(ours, theirs, atol=0.1)  # one crop: the run resizes "fast", its import "exact"
 
 
 def test_predict_names_every_readable_image_once(workdir, images, capsys, tmp_path):

@@ -1,6 +1,7 @@
 """Processes meet before JAX connects them: threads stand for them here."""
 
 import argparse
+import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,8 @@ import pytest
 from jax._src.clusters import cloud_tpu_cluster
 from test_processes import free_port
 
-from lvit_jax.bin import distributed
-from lvit_jax.bin.distributed import Job, meet
+from lvit_jax.bin import distributed, meeting
+from lvit_jax.bin.meeting import Job, meet
 from lvit_jax.errors import InputError, Stopped
 
 
@@ -41,12 +42,12 @@ def test_one_alone_waits_for_nobody():
     assert outcomes((Job("127.0.0.1", 1, 1, 0), [])) == [None]
 
 
-def test_all_that_came_are_told_who_is_missing(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["lvit", "train", "--workdir=a b", "--process=0"])
+def test_all_that_came_are_told_who_is_missing():
     came = [(job, ["train"]) for job in jobs(4) if job.process != 2]
+    came = [(job, ["lvit", "train", "--workdir=a b", "--coordinator=x:1"]) for job, _ in came]
     errors = outcomes(*came, wait=1.0)
     assert {str(error) for error in errors} == {
-        "came 3 of 4 within 1 s, missing: 2; run `lvit train '--workdir=a b' --process=2` there"
+        "came 3 of 4 within 1 s, missing: 2; run `lvit train '--workdir=a b' --coordinator=x:1 --process=2` there"
     }
     assert {type(error) for error in errors} == {Stopped}
 
@@ -78,17 +79,41 @@ def test_other_counts_are_refused():
 
 
 def test_a_stranger_at_the_port_does_no_harm(monkeypatch):
-    monkeypatch.setattr(distributed, "SILENCE", 0.2)
+    monkeypatch.setattr(meeting, "SILENCE", 0.2)
     first, second = jobs(2)
     with ThreadPoolExecutor() as pool:
-        meeting = pool.submit(outcomes, (first, []))
+        first_one = pool.submit(outcomes, (first, []))
         time.sleep(0.2)
         with socket.create_connection((first.host, first.port)) as silent:
-            with socket.create_connection((first.host, first.port)) as loud:
-                loud.sendall(b"GET / HTTP/1.1\n")
+            for line in (b"GET / HTTP/1.1\n", b"{}\n", b"1\n", b'{"process": "1"}\n'):
+                with socket.create_connection((first.host, first.port)) as loud:
+                    loud.sendall(line)
             assert outcomes((second, [])) == [None]
-            assert meeting.result() == [None]
+            assert first_one.result() == [None]
             silent.close()
+
+
+def test_one_that_stopped_while_it_waited_may_come_again():
+    first, second, third = jobs(3)
+    with ThreadPoolExecutor() as pool:
+        first_one = pool.submit(outcomes, (first, []))
+        time.sleep(0.2)
+        hello = {"process": 1, "processes": 3, "host": "h", "command": []}
+        with socket.create_connection((first.host, first.port)) as early:
+            early.sendall(json.dumps(hello).encode() + b"\n")
+            time.sleep(0.2)
+        assert outcomes((second, []), (third, [])) == [None, None]
+        assert first_one.result() == [None]
+
+
+def test_those_that_come_after_a_mismatch_hear_of_it():
+    first, second, third = jobs(3)
+    with ThreadPoolExecutor() as pool:
+        first_one = pool.submit(outcomes, (first, ["a"]), (second, ["b"]))
+        time.sleep(0.7)
+        (late,) = outcomes((third, ["a"]))
+        assert "another command" in str(late)
+        assert all("another command" in str(error) for error in first_one.result())
 
 
 def test_a_port_in_use_is_one_line():
@@ -96,6 +121,7 @@ def test_a_port_in_use_is_one_line():
     with socket.create_server(("", first.port + 1)):
         (error,) = outcomes((first, []))
     assert f"port {first.port + 1} is not free" in str(error)
+    assert isinstance(error, Stopped)  # a second try may find it free
 
 
 @pytest.mark.parametrize(
@@ -105,6 +131,10 @@ def test_a_port_in_use_is_one_line():
         (["--coordinator=here:1", "--processes=2"], "--process is missing"),
         (["--coordinator=here", "--processes=2", "--process=0"], "no HOST:PORT"),
         (["--coordinator=here:70000", "--processes=2", "--process=0"], "port from 1 to 65534"),
+        (["--coordinator=here:8²", "--processes=2", "--process=0"], "no HOST:PORT"),
+        (["--distributed", "--wait=nan"], "--wait=nan is no number"),
+        (["--distributed", "--wait=-5"], "--wait=-5 is no number"),
+        (["--wait=5"], "add --distributed"),
         (["--coordinator=here:1", "--processes=0", "--process=0"], "the least is 1"),
         (["--coordinator=here:1", "--processes=2", "--process=2"], "outside 0 to 1"),
     ],
@@ -142,6 +172,7 @@ def test_a_slurm_job_is_found(monkeypatch):
     assert distributed._detect(1.0) == Job("node07", 65534, 2, 1, [0])  # with the next port free for JAX
 
 
-def test_the_command_of_all_leaves_out_ones_own_number():
-    argv = ["train", "--process=1", "--processes=2", "--process", "1", "--workdir=x"]
-    assert distributed._command(argv) == ["train", "--processes=2", "--workdir=x"]
+@pytest.mark.parametrize("start", [["/usr/bin/lvit", "train"], ["/x/lvit_jax/bin/train.py"]])
+def test_the_command_of_all_leaves_out_ones_own_number(start):
+    argv = [*start, "--process=1", "--processes=2", "--process", "1", "--workdir=x"]
+    assert distributed._command(argv) == ["lvit", "train", "--processes=2", "--workdir=x"]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from saved import saved
 from lvit_jax.training.report import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
-STEPS = 40
+STEPS = 120
 LIMIT = 90  # seconds within which the others end when one has died: `distributed.HEARTBEAT` and a margin
 FIELDS = {
     "model.width": 128,  # wide enough for fsdp to split its kernels
@@ -76,8 +77,10 @@ def finish(*processes, code=0):
 
 def wait_for(step, workdir, processes):
     """Until the run has reported a step; on the pipes there is room for what it says meanwhile."""
+    deadline = time.monotonic() + 200
     while not ((workdir / "metrics").exists() and any(r["step"] >= step for r in read_metrics(workdir))):
         assert [process.poll() for process in processes] == [None] * len(processes)
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -102,7 +105,7 @@ def one(tmp_path_factory):
 def two(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("two")
     said = finish(*start_two(train(workdir)))
-    assert "step 40/40" in said[0][1]
+    assert f"step {STEPS}/{STEPS}" in said[0][1]
     assert "step" not in said[1][1]  # process 0 alone writes
     return workdir
 
@@ -206,6 +209,30 @@ def test_other_images_on_another_host_are_refused(tmp_path):
     said = finish(*start_two(command, folders=(tmp_path / "a", tmp_path / "b")), code=2)
     assert all("data of process 1 is not that of process 0" in errors for _, errors in said)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_workdir_of_each_hosts_own_is_refused(tmp_path):
+    for host in ("a", "b"):
+        (tmp_path / host).mkdir()
+    command = [arg for arg in train("run") if "workdir" not in arg] + ["--workdir=run"]
+    said = finish(*start_two(command, folders=(tmp_path / "a", tmp_path / "b")), code=2)
+    assert all("process 1 does not see what process 0 writes" in errors for _, errors in said)
+    assert not list(tmp_path.glob("*/run/*"))
+
+
+@pytest.mark.slow
+def test_a_truncated_checkpoint_is_set_aside_by_all(two, tmp_path):
+    """Both fall back to the same one, and end where the run that was never stopped did."""
+    workdir = tmp_path / "run"
+    shutil.copytree(two, workdir)
+    largest = max((workdir / "checkpoints" / str(STEPS)).rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-10])
+    said = finish(*start_two(train(workdir)))[0][1]
+    assert f"checkpoint {STEPS} of" in said and "going on from step 100" in said
+    assert (workdir / "unreadable" / str(STEPS)).exists()
+    ours, theirs = saved(workdir, STEPS), saved(two, STEPS)
+    assert [name for name in theirs if not np.array_equal(ours[name], theirs[name])] == []
 
 
 def test_a_process_that_does_not_come_is_named(tmp_path):

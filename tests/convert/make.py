@@ -1,11 +1,19 @@
 """Random weights in our own tree, and PyTorch models to convert: shared by the tests of the converter."""
 
-import numpy as np
+import contextlib
+import io
 
+import numpy as np
+import pytest
+
+from lvit_jax.bin import app
+from lvit_jax.bin.export_torch import main as export_torch
 from lvit_jax.bin.import_torch import main as import_torch
 from lvit_jax.convert.arch import Arch, shapes
 from lvit_jax.convert.params import TABLES, tables
 from lvit_jax.models.positions import sincos_2d
+from lvit_jax.training.checkpoint import save_params
+from lvit_jax.training.record import write_record
 from lvit_jax.tree import unflatten
 
 SMALL = Arch(width=24, depth=2, heads=3, patch_size=4, channels=3, image_size=(16, 16))
@@ -60,3 +68,27 @@ def imported(source, out, *flags: str):
     """The folder that `lvit import_torch` makes of a file or folder."""
     assert import_torch([f"--file={source}", f"--out={out}", *flags]) == 0
     return out
+
+
+def workdir(path, params, model, objective, **record):
+    """The folder of a run that ended with these parameters."""
+    config = {"model": model, "objective": objective, "init": {"encoder": None, "teacher": None}}
+    config["init"] |= record.pop("init", {})
+    save_params(path, params)
+    data = {"classes": None, "mean": [0.5] * 3, "std": [0.25] * 3}
+    write_record(path, {"kind": "run", "config": config, "data": data} | record)
+    return path
+
+
+def exported(run, out, to, *flags):
+    """The folder that `lvit export_torch` makes of a run, which compares outputs as it writes."""
+    assert export_torch([f"--workdir={run}", f"--to={to}", f"--out={out}", *flags]) == 0
+    return out
+
+
+def fails(main, argv):
+    """The one line on stderr of a binary that ends with code 2."""
+    with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as stop:
+        app.run(main, argv)
+    assert stop.value.code == 2 and err.getvalue().count("\n") == 1
+    return err.getvalue()

@@ -5,38 +5,26 @@ import re
 import subprocess
 import sys
 
+import make
 import numpy as np
 import pytest
 import timm
 import torch
 import transformers
-from make import DECODER, SMALL, imported, random_params
+from make import DECODER, SMALL, exported, fails, imported, random_params
 
-from lvit_jax.bin import app
 from lvit_jax.bin.export_torch import main as export_torch
 from lvit_jax.bin.import_torch import main as import_torch
 from lvit_jax.convert import FORMATS, export
 from lvit_jax.convert.compare import MASK_RATIO, fixed_batch, outputs
 from lvit_jax.convert.params import to_torch
-from lvit_jax.training.checkpoint import load_params, save_params
-from lvit_jax.training.record import write_record
+from lvit_jax.training.checkpoint import load_params
 
 MODEL = {"name": "vit_micro", "image_size": 16, "width": 24, "heads": 3, "patch_size": 4, "channels": 3}
-DATA = {"classes": None, "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
 def workdir(path, params, objective, **record):
-    """The folder of a run that ended with these parameters."""
-    config = {"model": MODEL, "objective": objective, "init": {"encoder": None, "teacher": None}}
-    config["init"] |= record.pop("init", {})
-    save_params(path, params)
-    write_record(path, {"kind": "run", "config": config, "data": DATA} | record)
-    return path
-
-
-def exported(run, out, to, *flags):
-    assert export_torch([f"--workdir={run}", f"--to={to}", f"--out={out}", *flags]) == 0
-    return out
+    return make.workdir(path, params, MODEL, objective, **record)
 
 
 @pytest.fixture(scope="module")
@@ -141,17 +129,6 @@ def test_a_wrong_export_is_found_and_removed(mae_run, tmp_path, monkeypatch):
         error = fails(export_torch, [f"--workdir={mae_run}", f"--to={to}", f"--out={tmp_path / 'out'}"])
         assert "differs by" in error
     assert not list(tmp_path.iterdir())
-
-
-def fails(main, argv):
-    """The one line on stderr of a binary that ends with code 2."""
-    import contextlib
-    import io
-
-    with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as stop:
-        app.run(main, argv)
-    assert stop.value.code == 2 and err.getvalue().count("\n") == 1
-    return err.getvalue()
 
 
 def test_what_formats_cannot_hold(tmp_path):

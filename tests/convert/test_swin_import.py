@@ -8,7 +8,6 @@ import torch
 from make import imported
 from transformers import SwinConfig, SwinForImageClassification, SwinForMaskedImageModeling
 
-from lvit_jax.bin.export_torch import main as export_torch
 from lvit_jax.bin.import_torch import main as import_torch
 from lvit_jax.build.parts import encoder, make_objective
 from lvit_jax.errors import InputError
@@ -113,16 +112,18 @@ def test_a_d2_student_of_mae_lite_gives_its_whole_blocks(tmp_path, student, timm
 def test_the_block_head_of_mae_lite(tmp_path, student):
     """Its names, and the order of its pixels: (channel, row, column) there, channel last here."""
     weights = {k: v for k, v in student["state_dict"].items() if ".blocks.2." not in k and "tch_model" not in k}
-    outer, n = "module.model.decoder", 8
-    weights[f"{outer}.0.bias"] = torch.ones(n)
+    outer, n = "module.model.decoder", 32
+    weights |= {f"{outer}.0.weight": torch.ones(n, 32), f"{outer}.0.bias": torch.ones(n)}
     block = {name: w for name, w in weights.items() if "layers.1.blocks.0." in name}
     weights |= {name.replace("module.model.encoder.layers.1.blocks.0", f"{outer}.1"): w for name, w in block.items()}
     conv = torch.randn(192, n, 1, 1)
     weights |= {"module.model.decoder_pred.0.weight": conv, "module.model.decoder_pred.0.bias": torch.arange(192.0)}
     weights |= {f"module.model.encoder.norm.{leaf}": torch.ones(32) for leaf in ("weight", "bias")}
     torch.save({"state_dict": weights}, tmp_path / "simmim.pth")
-    params = flatten(load_params(imported(tmp_path / "simmim.pth", tmp_path / "in", "--image-size=32")))
-    assert "decoder/block_0/attn/bias_table" in params and params["decoder/embed/kernel"].shape == (16, n)
+    workdir = imported(tmp_path / "simmim.pth", tmp_path / "in", "--image-size=32")
+    assert read_record(workdir)["config"]["objective"]["head"] == {"width": 32, "heads": 4, "window": 4}
+    params = flatten(load_params(workdir))
+    assert "decoder/block_0/attn/bias_table" in params and params["decoder/embed/kernel"].shape == (32, n)
     shuffled = torch.nn.functional.pixel_shuffle(conv[None, :, 0, 0].reshape(1, 192, 1, 1), 8)[0].permute(1, 2, 0)
     np.testing.assert_array_equal(params["decoder/head/kernel"][0], shuffled.flatten())
 
@@ -135,13 +136,6 @@ def test_what_does_not_fit_is_one_line(tmp_path, timm_model):
 
     weights = timm_model.state_dict()
     without = {name: array for name, array in weights.items() if name != "layers.0.blocks.1.attn.proj.weight"}
-    fails(without, "no tensor for encoder/block_1/attn/proj/kernel")
+    fails(without, "no tensor 'layers.0.blocks.1.attn.proj.weight'")
     fails(weights | {"absolute_pos_embed": torch.ones(1, 64, 16)}, "'absolute_pos_embed' that a Swin of depths")
     fails(weights, r"has \(2, 4\) heads by its bias tables, not 3", "--heads=3")
-
-
-def test_a_swin_is_not_exported_yet(tmp_path, timm_model):
-    torch.save(timm_model.state_dict(), tmp_path / "swin.pth")
-    workdir = imported(tmp_path / "swin.pth", tmp_path / "in", "--image-size=32")
-    with pytest.raises(InputError, match=r"exports are of plain ViTs and Hieras, and .* is of kind 'swin'"):
-        export_torch([f"--workdir={workdir}", "--to=timm", f"--out={tmp_path}/out"])

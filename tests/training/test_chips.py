@@ -4,7 +4,7 @@ import pytest
 
 from lvit_jax.errors import InputError
 from lvit_jax.training.ahead import _needed, read_collectives
-from lvit_jax.training.chips import CHIPS, libtpu_environment, libtpu_options, parse_topology
+from lvit_jax.training.chips import CHIPS, KINDS, libtpu_environment, libtpu_options, parse_topology, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,13 @@ def test_chips_devices_and_accelerator_types(name, chips, devices, accelerator):
     assert (topology.chips, topology.devices, str(topology)) == (chips, devices, name)
     assert libtpu_environment(topology)["TPU_ACCELERATOR_TYPE"] == accelerator
     assert libtpu_options(topology)["topology_name"] == name
+
+
+def test_the_peak_of_a_device_of_every_kind():
+    assert {KINDS[kind] for kind in KINDS} == CHIPS.keys()
+    assert peak_flops("TPU v5 lite") == 197e12
+    assert peak_flops("TPU7x") == 2307e12 / 2  # a chip is two devices
+    assert peak_flops("cpu") is None
 
 
 def test_slices_multiply_devices():

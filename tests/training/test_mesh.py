@@ -35,6 +35,14 @@ def test_slices_lie_along_data_and_none_is_within_fsdp():
     assert {d.id for d in mesh.devices.flat} == set(range(8))
 
 
+def test_the_rows_of_a_batch_lie_in_the_order_of_the_processes():
+    """On a real slice neighbours are not numbered by host: these are the hosts of libtpu's v5e:4x4."""
+    hosts = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
+    pod = [Device(i, process_index=host) for i, host in enumerate(hosts)]
+    for fsdp in (1, 4, 16):
+        assert [d.process_index for d in make_mesh(fsdp=fsdp, available=pod).devices.flat] == sorted(hosts)
+
+
 @pytest.mark.parametrize(
     ("devices", "fsdp", "slices", "words"),
     [

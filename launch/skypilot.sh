@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# {{title}}
+# A managed job: SkyPilot finds a slice, and another one after a preemption; the command resumes.
+set -euo pipefail
+
+task=$(mktemp --suffix=.yaml)
+trap 'rm -f "$task"' EXIT
+cat >"$task" <<'LVIT_TASK'
+{{task}}
+LVIT_TASK
+sky jobs launch --yes "$task"
