@@ -80,7 +80,7 @@ def make_job(
 def teacher_config(config: Config, size: str) -> Config:
     """The config of a teacher of some size, on the student's patches."""
     kind, theirs = ENCODERS[size][0], {"name": size, "image_size": config["model"]["image_size"]}
-    taken = inspect.signature(named(KINDS[kind])).parameters
+    taken = inspect.signature(named(KINDS[kind].make)).parameters
     same = [key for key in ("channels", "patch_size", "q_pool") if key in config["model"] and key in taken]
     model = theirs | {key: config["model"][key] for key in same}
     head = {"name": "classify", "classes": None, "pool": "mean", "head_norm": kind != "regnet"}
