@@ -85,7 +85,6 @@ def _gce(job: Job) -> str:
     return fill(
         "gce.sh",
         **_remote(job),
-        hosts=job.tpu.hosts,
         machine_type=job.tpu.machine_type,
         image_family=job.tpu.generation.image,
         topology=job.tpu.topology,
@@ -105,6 +104,7 @@ def _remote(job: Job) -> dict[str, Any]:
     return {
         "title": job.title,
         "name": job.name,
+        "hosts": job.tpu.hosts,
         "project": shlex.quote(cluster["project"]),
         "zone": shlex.quote(cluster["zone"]),
         "train": "\n  " + "\n  ".join(map(shlex.quote, job.train)) + "\n",
@@ -155,7 +155,6 @@ def _csi(bucket: str) -> str:
 def _skypilot(job: Job) -> str:
     cluster, bucket = job.cluster, job.cluster["data_bucket"]
     zone = cluster["zone"]
-    mounts = ["file_mounts:", "  /data:", f"    source: {json.dumps(f'gs://{bucket}')}", "    mode: MOUNT"]
     task = fill(
         "skypilot.yaml",
         title=job.title,
@@ -166,7 +165,7 @@ def _skypilot(job: Job) -> str:
         spot="true" if cluster["spot"] else "false",
         restarts=cluster["restarts"],
         package=json.dumps(cluster["package"]),
-        mounts=_lines(0, *mounts) if bucket else "",
+        bucket=_lines(2, f"DATA_BUCKET: {json.dumps(bucket)}") if bucket else "",
         setup=indent(read("setup_worker.sh"), "  "),
         run=indent(read("run_worker.sh"), "  "),
         train=shlex.join(job.train),
