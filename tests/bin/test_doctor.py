@@ -55,10 +55,8 @@ def test_a_check_that_fails_by_itself_is_a_failed_check(check, words):
 
 
 def test_a_check_that_hangs_is_a_failed_check():
-    began = time.monotonic()
-    result = isolated("mine", hangs, NOBODY, 1.0)
+    result = isolated("mine", hangs, NOBODY, 1.0)  # it would take ten minutes
     assert result.status == "failed" and "no answer within 1 s" in result.message
-    assert time.monotonic() - began < 10
 
 
 def test_what_libraries_print_is_no_part_of_the_report(capfd):
@@ -234,11 +232,11 @@ def test_without_workdir_and_config_they_are_skipped():
     ],
 )
 def test_bad_flags_exit_with_2_at_once(argv, words):
-    began = time.monotonic()
-    command = [sys.executable, "-m", "lvit_jax.bin.doctor", *argv]
+    heavy = "sys.modules['jax'] = sys.modules['tensorflow'] = None"  # to import one of them would be an error
+    code = f"import sys; {heavy}; from lvit_jax.bin import app, doctor; sys.exit(app.run(doctor.main))"
+    command = [sys.executable, "-c", code, *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and words in done.stderr
-    assert time.monotonic() - began < 3
 
 
 def test_people_read_the_fix_below_the_failure():
