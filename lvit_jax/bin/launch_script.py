@@ -12,7 +12,21 @@ import lvit_jax
 from lvit_jax.bin.launch_tpu import GENERATIONS, Slice
 from lvit_jax.errors import InputError
 
-NAME = r"[a-z]([-a-z0-9]{0,22}[a-z0-9])?"  # what Google Cloud and Kubernetes take, with room for what follows
+BUCKET = r"[a-z0-9][-a-z0-9_.]{1,220}[a-z0-9]"
+# What a field may be (as Google Cloud, Kubernetes and image registries have it), in words, and an example.
+FORMS = {
+    "name": (r"[a-z]([-a-z0-9]{0,22}[a-z0-9])?", "small letters, digits and hyphens, a letter first, up to 24", "lvit"),
+    "project": (
+        r"([a-z][-a-z0-9.]*:)?[a-z][-a-z0-9]{4,28}[a-z0-9]",
+        "the id of a project, not its title",
+        "my-project",
+    ),
+    "zone": (r"[a-z]+-[a-z]+\d+-[a-z]", "a zone of Google Cloud", "us-west4-a"),
+    "package": (r"\S(.*\S)?", "what pip installs", "lvit_jax[tpu] @ git+https://..."),
+    "image": (r"[a-z0-9][\w.:/@-]*", "an image of a registry", "us-docker.pkg.dev/my-project/lvit/lvit:1"),
+    "service_account": (r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "an account of Kubernetes", "trainer"),
+    "data_bucket": (BUCKET, "a bucket's name, without gs://", "my-images"),
+}
 
 
 class Job(NamedTuple):
@@ -53,10 +67,10 @@ def script(way: str, job: Job) -> str:
     for field in chosen.needs:
         if cluster[field] is None:
             raise InputError(f"--on={way} needs cluster.{field}; give --cluster.{field}=VALUE or a --cluster file")
-    if not re.fullmatch(NAME, cluster["name"]):
-        raise InputError(
-            f"cluster.name={cluster['name']!r}: small letters, digits and hyphens, a letter first, up to 40"
-        )
+    for field, (form, words, example) in FORMS.items():
+        value = cluster[field]
+        if value is not None and not re.fullmatch(form, value):
+            raise InputError(f"cluster.{field}={value!r}: {words}, such as {example!r}")
     if cluster["restarts"] < 0:
         raise InputError(f"cluster.restarts={cluster['restarts']}; the least is 0")
     if not chosen.knows(job.tpu):

@@ -21,7 +21,7 @@ VENDORED = {path.stem: json.loads(path.read_text()) for path in (HERE / "vendore
 TRAIN = ["train", "--config=configs/pretrain/mae_tiny.py", "--workdir=gs://my-bucket/mae", "--distributed"]
 # Everything that a shell, Kubernetes or YAML might take for its own.
 NASTY = ['--config.data.source=folder:/my images/it\'s "$HOME" $(touch hacked) `x` $$ %s \\ #1: é', "--config.seed=7"]
-NASTY_WORKDIR = '--workdir=gs://b/a run\'s "$(id)" $HOME'
+NASTY_WORKDIR = '--workdir=gs://my-bucket/a run\'s "$(id)" $HOME'
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -209,10 +209,12 @@ def test_quoting_survives_skypilot(cloud):
     shellcheck(printed(*argv), "warning")
 
 
-def test_yes_runs_what_was_printed(cloud, monkeypatch):
+def test_yes_becomes_what_was_printed(cloud):
+    """The very process: what ends it reaches the script."""
     world = cloud()
-    monkeypatch.setenv("PATH", f"{world.home / 'bin'}:/usr/bin:/bin")
-    assert launch.main([*CASES["gke"], "--yes"]) == 0
+    env = os.environ | {"PATH": f"{world.home / 'bin'}:/usr/bin:/bin"}
+    command = [sys.executable, "-m", "lvit_jax.bin.launch", *CASES["gke"], "--yes"]
+    assert subprocess.run(command, cwd=LAUNCH.parent, env=env).returncode == 0
     assert [argv[0] for argv in world.calls("kubectl")] == ["get", "apply"]
 
 

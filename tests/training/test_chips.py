@@ -43,11 +43,16 @@ def test_slices_multiply_devices():
     ("name", "words"),
     [
         ("v5x:4x4", ["'v5x'", "did you mean 'v5", "tpu7x"]),
-        ("v5e:3x5", ["'3x5'", "nearest: v5e:4x4"]),
-        ("v5p:4x4", ["'4x4'", "nearest: v5p:2x2x4"]),
-        ("v6e:32x32", ["nearest: v6e:16x16"]),
-        ("v5e", ["''", "nearest: v5e:1x1"]),
-        ("v5e:4xfour", ["'4xfour'", "valid: 1x1, 2x2"]),
+        ("v5e:3x5", ["'3x5'", "'v5e:4x4'", "16 chips"]),
+        ("v5e:8x4", ["'8x4'", "'v5e:4x8'"]),
+        ("v5p:4x4", ["'4x4'", "'v5p:2x2x4'"]),
+        ("v6e:32x32", ["'v6e:16x16'"]),
+        ("v5e", ["'v5e'", "such as v5e:4x4", "tpu7x"]),
+        ("v5e:4xfour", ["'4xfour'", "valid: 16x16, 1x1"]),
+        ("v5e:4x²", ["'4x²'", "valid: 16x16, 1x1"]),
+        ("V5E:4x4", ["'V5E:4x4'", "write 'v5e:4x4'"]),
+        ("v5litepod-16", ["'v5litepod-16'", "write 'v5e:4x4'"]),
+        ("v5p-8", ["'v5p-8'", "write 'v5p:2x2x1'"]),
     ],
 )
 def test_wrong_names_are_one_line_with_the_nearest(name, words):
