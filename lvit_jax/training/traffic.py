@@ -7,6 +7,7 @@ that arrays are padded to.
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 ARRAY = r"\b(pred|[a-z]+\d+)\[([\d,]*)\](?:\{([^}]*)\})?"
@@ -62,10 +63,7 @@ def _instruction(each: Instruction, defined: dict[str, str], computations: dict)
     if each.kind in FREE or each.kind.endswith(("-done", "-update")):
         return 0
     if each.kind == "while":
-        trips = re.search(r'known_trip_count":\{"n":"(\d+)"', each.rest)
-        if not trips:
-            raise ValueError(f"the length of the loop {each.name} is not known")
-        return int(trips[1]) * _moved(_called(each.rest, "body"), computations)
+        return _trips(each) * _moved(_called(each.rest, "body"), computations)
     if each.kind == "call":
         return _moved(_called(each.rest, "to_apply"), computations)
     if each.kind == "conditional":
@@ -75,6 +73,34 @@ def _instruction(each: Instruction, defined: dict[str, str], computations: dict)
         return _transfer(each.result)
     operands = re.findall(r"%([\w.\-]+)", each.rest.split("), ")[0])
     return in_hbm(each.result) + sum(in_hbm(defined[operand]) for operand in set(operands) if operand in defined)
+
+
+def _trips(loop: Instruction) -> int:
+    found = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
+    if not found:
+        raise ValueError(f"the length of the loop {loop.name} is not known")
+    return int(found[1])
+
+
+def executed(text: str) -> Iterator[tuple[Instruction, int]]:
+    """Every instruction of a program, and how often one run of it does that; all branches as if they were taken.
+
+    Raises:
+      ValueError: a loop that does not state its length.
+    """
+    computations = read_computations(text)
+    return _executed("ENTRY", computations, 1)
+
+
+def _executed(name: str, computations: dict, times: int) -> Iterator[tuple[Instruction, int]]:
+    for each in computations.get(name, ()):
+        yield each, times
+        inside = times * _trips(each) if each.kind == "while" else times
+        for called in re.findall(r"(?:body|to_apply|calls|(?:true|false)_computation)=%?([\w.\-]+)", each.rest):
+            yield from _executed(called, computations, inside)
+        for branches in re.findall(r"branch_computations=\{([^}]*)\}", each.rest):
+            for branch in re.findall(r"%?([\w.\-]+)", branches):
+                yield from _executed(branch, computations, times)
 
 
 def _called(rest: str, attribute: str) -> str:

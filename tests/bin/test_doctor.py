@@ -218,6 +218,19 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     assert "JAX_COMPILATION_CACHE_DIR" in doctor_places.check_cache(NOBODY).fix
 
 
+@pytest.mark.parametrize(
+    ("job", "place"),
+    [([], ".cache/lvit_jax/xla"), (["--coordinator=localhost:1", "--processes=1", "--process=0"], "run/compile_cache")],
+)
+def test_the_cache_is_the_one_that_the_run_would_use(job, place, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # what the doctor sets goes again after the test
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "CHECKS", {"cache": doctor.CHECKS["cache"]})
+    assert doctor.main([f"--workdir={tmp_path}/run", *job]) == 0
+    assert f"{tmp_path}/{place}\n" in capsys.readouterr().out
+
+
 def test_without_workdir_and_config_they_are_skipped():
     assert doctor_places.check_workdir(NOBODY).status == doctor_places.check_data(NOBODY).status == "skipped"
 

@@ -78,6 +78,16 @@ def test_without_libtpu_it_counts_and_says_what_is_missing(without_libtpu, capsy
         plan.main([*MAE, "--topology=v5e:4x4", "--sweep=batch"])
 
 
+def test_without_libtpu_state_and_batch_alone_may_be_too_much(without_libtpu, capsys):
+    """32768 images of 224x224x3 numbers of four bytes on one chip of 15.75 GiB."""
+    argv = (*MAE, "--topology=v5e:1x1", "--config.train.batch_size=32768", "--config.optim.warmup_epochs=1.0")
+    memory = figures(capsys, *argv)["memory"]
+    over = 32768 * 224 * 224 * 3 * 4 / GIB - 15.75
+    assert memory["fits"] is False and over < memory["over_gib"] < over + 0.1  # the state is small
+    plan.main(argv)
+    assert f"does not fit, by at least {memory['over_gib']:.2f} GiB" in capsys.readouterr().out
+
+
 def test_parameters_memory_and_hours_by_hand(without_libtpu, capsys):
     """D²: two blocks, a teacher of twelve; state and batch on one of 16 chips, four of which share what is large."""
     out = figures(capsys, *D2, "--topology=v5e:4x4", "--config.mesh.fsdp=4", "--efficiency=0.25")
