@@ -231,6 +231,39 @@ def test_d2_of_two_blocks_fits_and_fsdp_shrinks_its_state(capsys):
     assert split["collectives"]["all-gather"]["count"] > whole["collectives"].get("all-gather", {"count": 0})["count"]
 
 
+TWO_BLOCKS = """
+from lvit_jax.configs import common
+from lvit_jax.configs.pretrain import {recipe}
+
+def get_config():
+    config = {recipe}.get_config()
+    config.model.update({{"name": {size!r}, "depth": 2}})
+    {change}
+    return config
+"""
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_tinymim_with_the_large_teacher_is_cut_by_fsdp(capsys, tmp_path):
+    """Both with two blocks, on a pod: a chip holds a sixteenth of the weights and does no other's work."""
+    relations = "config.objective.teacher_layer, config.optim.frozen = 2, common.qkv_only(2)"
+    for name, fields in {
+        "student": {"recipe": "tinymim_base", "size": "vit_base", "change": relations},
+        "teacher": {"recipe": "mae_base", "size": "vit_large", "change": ""},
+    }.items():
+        (tmp_path / f"{name}.py").write_text(TWO_BLOCKS.format(**fields))
+    argv = (f"--config={tmp_path}/student.py", f"--teacher={tmp_path}/teacher.py", "--topology=v5e:16x16")
+    out = figures(capsys, *argv, "--config.mesh.fsdp=16")
+    assert out["mesh"] == {"data": 16, "fsdp": 16} and out["memory"]["fits"]
+    weights = 4 * (3 * out["parameters"] + out["frozen_parameters"]) / 16 / GIB
+    batch = 4096 // 256 * 224 * 224 * 3 * 4 / GIB
+    assert weights + batch < out["memory"]["state_and_batch_gib"] < 1.1 * (weights + batch)
+    assert out["memory"]["arguments_gib"] == pytest.approx(out["memory"]["state_and_batch_gib"], rel=0.1)
+    assert out["compiler_flops_per_image"] < 1.1 * out["flops_per_image"]
+    assert out["collectives"]["all-gather"]["count"] > 0
+
+
 @needs_libtpu
 @pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_reported_as_such(capsys):
