@@ -257,9 +257,10 @@ def test_tinymim_with_the_large_teacher_is_cut_by_fsdp(capsys, tmp_path):
     out = figures(capsys, *argv, "--config.mesh.fsdp=16")
     assert out["mesh"] == {"data": 16, "fsdp": 16} and out["memory"]["fits"]
     weights = 4 * (3 * out["parameters"] + out["frozen_parameters"]) / 16 / GIB
-    batch = 4096 // 256 * 224 * 224 * 3 * 4 / GIB
+    batch = 4096 // 256 * 2 * 224 * 224 * 3 * 4 / GIB  # two views: the student's and the teacher's colours
     assert weights + batch < out["memory"]["state_and_batch_gib"] < 1.1 * (weights + batch)
-    assert out["memory"]["arguments_gib"] == pytest.approx(out["memory"]["state_and_batch_gib"], rel=0.1)
+    # Slices of 1024 / 16 columns are padded to 128; whole, the weights alone would take 16 times as much.
+    assert out["memory"]["state_and_batch_gib"] <= out["memory"]["arguments_gib"] < 16 * weights / 4
     assert out["compiler_flops_per_image"] < 1.1 * out["flops_per_image"]
     assert out["collectives"]["all-gather"]["count"] > 0
 
