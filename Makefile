@@ -27,11 +27,8 @@ test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q -m slow
 
 # Whole models compiled for TPU slices: many minutes and some GB. The tests compile the same with two blocks.
-PLAN = $(BIN)/lvit plan
 plan-check: $(VENV)/dev.stamp
-	$(PLAN) --config=pretrain/mae_tiny.py --topology=v5e:4x4
-	$(PLAN) --config=pretrain/d2_tiny.py --teacher=vit_base --topology=v5e:4x4
-	$(PLAN) --config=pretrain/tinymim_base.py --teacher=vit_large --topology=v5e:16x16 --config.mesh.fsdp=16
+	$(BIN)/python -m pytest -q tests/training/plan_check.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

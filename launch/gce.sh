@@ -10,6 +10,8 @@ PROJECT={{project}}
 ZONE={{zone}}
 REGION=${ZONE%-*}
 HOSTS={{hosts}}
+WHERE=(--project="$PROJECT" --zone="$ZONE")
+DELETE=(gcloud compute instance-groups managed delete "$NAME" "${WHERE[@]}" --quiet)
 TRAIN=({{train}})
 
 SETUP=$(
@@ -25,7 +27,7 @@ LVIT_RUN
 
 # One line for each instance: its name and its status.
 instances() {
-  gcloud compute instance-groups managed list-instances "$NAME" --project="$PROJECT" --zone="$ZONE" \
+  gcloud compute instance-groups managed list-instances "$NAME" "${WHERE[@]}" \
     --format='value(instance.basename(),instanceStatus)'
 }
 
@@ -42,7 +44,7 @@ state() {
   fi
 }
 
-prepare() {
+make_template() {
   gcloud compute instance-templates describe "$NAME" --project="$PROJECT" >/dev/null 2>&1 ||
     gcloud compute instance-templates create "$NAME" --project="$PROJECT" \
       --machine-type={{machine_type}} \
@@ -51,39 +53,40 @@ prepare() {
       --boot-disk-size=200GB \
       --maintenance-policy=TERMINATE \
       --scopes=cloud-platform{{spot}}
-  [ "$HOSTS" -eq 1 ] || # several hosts are wired up by a policy
+}
+
+# Several hosts are wired up by a policy.
+make_policy() {
+  [ "$HOSTS" -eq 1 ] ||
     gcloud compute resource-policies describe "$NAME" --project="$PROJECT" --region="$REGION" >/dev/null 2>&1 ||
     gcloud compute resource-policies create workload-policy "$NAME" --project="$PROJECT" --region="$REGION" \
       --type=HIGH_THROUGHPUT \
       --accelerator-topology={{topology}}
 }
 
-create() {
-  prepare
-  local policy=()
-  if [ "$HOSTS" -gt 1 ]; then policy=(--workload-policy="projects/$PROJECT/regions/$REGION/resourcePolicies/$NAME"); fi
-  gcloud compute instance-groups managed create "$NAME" --project="$PROJECT" --zone="$ZONE" \
-    --template="$NAME" \
-    --size="$HOSTS" \
+make_group() {
+  local flags=(--template="$NAME" --size="$HOSTS")
+  if [ "$HOSTS" -gt 1 ]; then flags+=(--workload-policy="projects/$PROJECT/regions/$REGION/resourcePolicies/$NAME"); fi
+  gcloud compute instance-groups managed create "$NAME" "${WHERE[@]}" \
     --target-size-policy-mode=bulk \
     --default-action-on-vm-failure=do-nothing \
-    "${policy[@]}"
+    "${flags[@]}"
+}
+
+create() {
+  make_template && make_policy && make_group
 }
 
 delete() {
-  gcloud compute instance-groups managed delete "$NAME" --project="$PROJECT" --zone="$ZONE" --quiet
+  "${DELETE[@]}"
 }
 
-# Runs a command on every instance at once; fails with the code of one that failed.
-everywhere() {
-  local name code=0 pids=()
-  while read -r name _; do
-    (gcloud compute ssh "$name" --project="$PROJECT" --zone="$ZONE" --quiet --command="$1" </dev/null 2>&1 |
-      sed -u "s/^/[$name] /") &
-    pids+=($!)
-  done < <(instances)
-  for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
-  return "$code"
+workers() {
+  instances | cut -f 1
+}
+
+on_worker() {
+  gcloud compute ssh "$1" "${WHERE[@]}" --quiet --command="$2"
 }
 
 {{loop}}

@@ -8,7 +8,9 @@ set -euo pipefail
 NAME={{name}}
 PROJECT={{project}}
 ZONE={{zone}}
+HOSTS={{hosts}}
 WHERE=(--project="$PROJECT" --zone="$ZONE")
+DELETE=(gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force --quiet)
 TRAIN=({{train}})
 
 SETUP=$(
@@ -25,7 +27,7 @@ LVIT_RUN
 state() {
   local answer
   if answer=$(gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" --format='value(state.state)' 2>&1); then
-    echo "$answer"
+    grep -xE '[A-Z_]+' <<<"$answer" # and not what gcloud advises beside it
   else
     absent_or_unknown "$answer"
   fi
@@ -39,11 +41,15 @@ create() {
 }
 
 delete() {
-  gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force --quiet
+  "${DELETE[@]}"
 }
 
-everywhere() {
-  gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" --worker=all --quiet --command="$1"
+workers() {
+  seq 0 $((HOSTS - 1))
+}
+
+on_worker() {
+  gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" --worker="$1" --quiet --command="$2"
 }
 
 {{loop}}

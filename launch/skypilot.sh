@@ -3,8 +3,9 @@
 # A managed job: SkyPilot finds a slice, and another one after a preemption; the command resumes.
 set -euo pipefail
 
-task=$(mktemp --suffix=.yaml)
-trap 'rm -f "$task"' EXIT
+folder=$(mktemp -d)
+trap 'rm -r "$folder"' EXIT
+task=$folder/task.yaml
 cat >"$task" <<'LVIT_TASK'
 {{task}}
 LVIT_TASK

@@ -8,6 +8,7 @@ Exit code 0 if nothing failed, 1 otherwise.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--config", help="a config file: are its data there")
         args, config = parser.parse_args(argv), None
     job = args if distributed.check_flags(args) or args.distributed else None
+    if job and args.workdir:  # where `app.start` puts it in a run of several processes
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{args.workdir}/compile_cache")
     app.start()
     patient = Patient(config.to_dict() if config else None, args.workdir, job)
     results = []

@@ -12,8 +12,8 @@ set with --cluster.a=value. launch/README.md goes through each way.
 
 import argparse
 import os
+import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 import lvit_jax
 from lvit_jax.bin import app, flags, launch_local, launch_script, launch_tpu
 from lvit_jax.errors import InputError, unknown
+from lvit_jax.objectives import NEEDS_TEACHER
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,16 +65,19 @@ def _local(args: argparse.Namespace, fields: Sequence[str], overrides: Sequence[
 
 
 def _remote(args: argparse.Namespace, fields: Sequence[str], overrides: Sequence[str], config: ConfigDict) -> int:
+    """Prints the script of a slice, or becomes it."""
     for name, given in (("--processes", args.processes), ("--devices", args.devices)):
         if given is not None:
             raise InputError(f"{name} is for --on=local; a slice has one process per machine (--cluster.tpu)")
-    if not args.workdir.startswith("gs://"):
+    if not re.fullmatch(rf"gs://{launch_script.BUCKET}/[^/].*", args.workdir):
         raise InputError(f"--workdir={args.workdir}: the machines of a slice share no disk; write gs://BUCKET/FOLDER")
     cluster = flags.override(flags.load_config(args.cluster or "cluster"), fields, "cluster").to_dict()
     if cluster["tpu"] is None:
         raise InputError(f"--on={args.on} needs cluster.tpu; give --cluster.tpu=v5e:4x4 or another slice")
     tpu = launch_tpu.read_slice(cluster["tpu"])
     check_devices(config, tpu)
+    if config.objective.name in NEEDS_TEACHER and not config.init.teacher:
+        raise InputError(f"objective {config.objective.name!r} needs --config.init.teacher=WORKDIR")
     train = train_command(portable(args.config), args.workdir, overrides)
     text = launch_script.script(args.on, launch_script.Job(train, tpu, cluster))
     if not args.yes:
@@ -83,7 +87,8 @@ def _remote(args: argparse.Namespace, fields: Sequence[str], overrides: Sequence
     program = launch_script.WAYS[args.on].program
     if not shutil.which(program):
         raise InputError(f"{program!r} is not on the PATH; launch/README.md says how to install it")
-    return subprocess.run(["bash", "-c", text]).returncode
+    sys.stdout.flush()
+    os.execvp("bash", ["bash", "-c", text])  # so that signals reach the script, which says what is left
 
 
 def _not_run() -> None:
@@ -116,6 +121,10 @@ def check_devices(config: ConfigDict, tpu: launch_tpu.Slice) -> None:
         raise InputError(
             f"mesh.devices={wanted}, but {tpu.name} has {tpu.devices} devices; write None or {tpu.devices}"
         )
+    fsdp, divisors = config.mesh.fsdp, [n for n in range(1, tpu.devices + 1) if tpu.devices % n == 0]
+    if fsdp not in divisors:
+        near = min(divisors, key=lambda n: abs(n - fsdp))
+        raise InputError(f"mesh.fsdp={fsdp} does not divide the {tpu.devices} devices of {tpu.name}; nearest: {near}")
     for field, size, parts in (
         ("train.batch_size", config.train.batch_size, tpu.devices * config.train.accumulate),
         ("eval.batch_size", config.eval.batch_size, tpu.devices),

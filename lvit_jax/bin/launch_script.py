@@ -12,7 +12,21 @@ import lvit_jax
 from lvit_jax.bin.launch_tpu import GENERATIONS, Slice
 from lvit_jax.errors import InputError
 
-NAME = r"[a-z]([-a-z0-9]{0,22}[a-z0-9])?"  # what Google Cloud and Kubernetes take, with room for what follows
+BUCKET = r"[a-z0-9][-a-z0-9_.]{1,220}[a-z0-9]"
+# What a field may be (as Google Cloud, Kubernetes and image registries have it), in words, and an example.
+FORMS = {
+    "name": (r"[a-z]([-a-z0-9]{0,22}[a-z0-9])?", "small letters, digits and hyphens, a letter first, up to 24", "lvit"),
+    "project": (
+        r"([a-z][-a-z0-9.]*:)?[a-z][-a-z0-9]{4,28}[a-z0-9]",
+        "the id of a project, not its title",
+        "my-project",
+    ),
+    "zone": (r"[a-z]+-[a-z]+\d+-[a-z]", "a zone of Google Cloud", "us-west4-a"),
+    "package": (r"\S(.*\S)?", "what pip installs", "lvit_jax[tpu] @ git+https://..."),
+    "image": (r"[a-z0-9][\w.:/@-]*", "an image of a registry", "us-docker.pkg.dev/my-project/lvit/lvit:1"),
+    "service_account": (r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "an account of Kubernetes", "trainer"),
+    "data_bucket": (BUCKET, "a bucket's name, without gs://", "my-images"),
+}
 
 
 class Job(NamedTuple):
@@ -53,10 +67,10 @@ def script(way: str, job: Job) -> str:
     for field in chosen.needs:
         if cluster[field] is None:
             raise InputError(f"--on={way} needs cluster.{field}; give --cluster.{field}=VALUE or a --cluster file")
-    if not re.fullmatch(NAME, cluster["name"]):
-        raise InputError(
-            f"cluster.name={cluster['name']!r}: small letters, digits and hyphens, a letter first, up to 40"
-        )
+    for field, (form, words, example) in FORMS.items():
+        value = cluster[field]
+        if value is not None and not re.fullmatch(form, value):
+            raise InputError(f"cluster.{field}={value!r}: {words}, such as {example!r}")
     if cluster["restarts"] < 0:
         raise InputError(f"cluster.restarts={cluster['restarts']}; the least is 0")
     if not chosen.knows(job.tpu):
@@ -85,7 +99,6 @@ def _gce(job: Job) -> str:
     return fill(
         "gce.sh",
         **_remote(job),
-        hosts=job.tpu.hosts,
         machine_type=job.tpu.machine_type,
         image_family=job.tpu.generation.image,
         topology=job.tpu.topology,
@@ -105,6 +118,7 @@ def _remote(job: Job) -> dict[str, Any]:
     return {
         "title": job.title,
         "name": job.name,
+        "hosts": job.tpu.hosts,
         "project": shlex.quote(cluster["project"]),
         "zone": shlex.quote(cluster["zone"]),
         "train": "\n  " + "\n  ".join(map(shlex.quote, job.train)) + "\n",
@@ -155,7 +169,6 @@ def _csi(bucket: str) -> str:
 def _skypilot(job: Job) -> str:
     cluster, bucket = job.cluster, job.cluster["data_bucket"]
     zone = cluster["zone"]
-    mounts = ["file_mounts:", "  /data:", f"    source: {json.dumps(f'gs://{bucket}')}", "    mode: MOUNT"]
     task = fill(
         "skypilot.yaml",
         title=job.title,
@@ -166,7 +179,7 @@ def _skypilot(job: Job) -> str:
         spot="true" if cluster["spot"] else "false",
         restarts=cluster["restarts"],
         package=json.dumps(cluster["package"]),
-        mounts=_lines(0, *mounts) if bucket else "",
+        bucket=_lines(2, f"DATA_BUCKET: {json.dumps(bucket)}") if bucket else "",
         setup=indent(read("setup_worker.sh"), "  "),
         run=indent(read("run_worker.sh"), "  "),
         train=shlex.join(job.train),

@@ -7,11 +7,9 @@ github.com/skypilot-org/skypilot tests of `make_deploy_resources_variables` (ima
 pull requests 5962 and 6500 (shapes of v2 and v3 slices).
 """
 
-from math import prod
 from typing import NamedTuple
 
-from lvit_jax.errors import InputError, unknown
-from lvit_jax.training.chips import CHIPS
+from lvit_jax.training.chips import CHIPS, accelerator_type, count_chips, read_name
 
 _IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 _OLD = "tpu-ubuntu2204-base"  # runtime of v4 and older
@@ -66,23 +64,9 @@ def read_slice(text: str) -> Slice:
     """'v5e:4x4' -> Slice.
 
     Raises:
-      InputError: no such generation or topology; an accelerator type ('v5litepod-16') is told its spelling here.
+      InputError: no such generation or topology (see `chips.read_name`).
     """
-    for right in _all():
-        if text == right.accelerator_type:
-            raise InputError(f"cluster.tpu={text!r} is an accelerator type; write {right.name!r}")
-    name, colon, topology = text.partition(":")
-    if not colon:
-        raise InputError(f"cluster.tpu={text!r} is not generation:topology, such as v5e:4x4")
-    if name not in GENERATIONS:
-        raise unknown("TPU generation", name, GENERATIONS)
-    if topology not in GENERATIONS[name].shapes:
-        raise _no_topology(name, topology)
-    return _slice(name, topology)
-
-
-def _all():
-    return (_slice(name, topology) for name, kind in GENERATIONS.items() for topology in kind.shapes)
+    return _slice(*read_name("cluster.tpu", text, GENERATIONS))
 
 
 def _slice(name: str, topology: str) -> Slice:
@@ -97,29 +81,7 @@ def _slice(name: str, topology: str) -> Slice:
         chips_per_host=per_host,
         hosts=chips // per_host,
         devices=chips * kind.devices,
-        accelerator_type=f"{kind.accelerator[0]}-{chips * kind.accelerator[1]}",
+        accelerator_type=accelerator_type(kind.accelerator, topology),
         machine_type=f"{kind.machine}{per_host}t",
         generation=kind,
     )
-
-
-def count_chips(topology: str) -> int:
-    """'4x4' -> 16."""
-    return prod(map(int, topology.split("x")))
-
-
-def _no_topology(name: str, topology: str) -> InputError:
-    """Says the shape of the same dimensions in another order, or that with the nearest number of chips."""
-    valid = GENERATIONS[name].shapes
-    sides = topology.split("x")
-    if not all(side.isdecimal() and int(side) for side in sides):
-        raise unknown(f"topology of {name}", topology, valid)
-    near = min(valid, key=lambda known: (sorted(known.split("x")) != sorted(sides), _distance(known, topology)))
-    return InputError(
-        f"{name} has no topology {topology!r} (did you mean '{name}:{near}', {count_chips(near)} chips?);"
-        f" valid: {', '.join(valid)}"
-    )
-
-
-def _distance(known: str, wanted: str) -> int:
-    return abs(count_chips(known) - count_chips(wanted))

@@ -119,7 +119,8 @@ def _si(count: float | None) -> str:
 def _memory(memory: dict[str, Any]) -> str:
     available = f"{memory['available_gib']:.2f} GiB available (the chip has {memory['chip_gib']})"
     if memory["total_gib"] is None:
-        return f"at least {memory['state_and_batch_gib']:.2f} GiB (state and batch) of {available}"
+        verdict = "" if memory["fits"] is None else f": does not fit, by at least {memory['over_gib']:.2f} GiB"
+        return f"at least {memory['state_and_batch_gib']:.2f} GiB (state and batch) of {available}{verdict}"
     if memory["arguments_gib"] is None:
         parts = f"{memory['total_gib']:.2f} GiB, of which state and batch {memory['state_and_batch_gib']:.2f}"
     else:

@@ -158,8 +158,10 @@ def _memory(topology: Topology, held: int, compiled: ahead.Compiled | None) -> d
     scale, available = topology.chip.devices / GIB, topology.chip.usable
     memory = {"available_gib": available, "chip_gib": topology.chip.hbm, "state_and_batch_gib": held * scale}
     if compiled is None:
-        fits = None if memory["state_and_batch_gib"] <= available else False  # temporaries are not known
-        return memory | {"arguments_gib": None, "temporaries_gib": None, "total_gib": None, "fits": fits}
+        over = max(0.0, memory["state_and_batch_gib"] - available)
+        fits = False if over else None  # temporaries are not known
+        parts = {"arguments_gib": None, "temporaries_gib": None, "total_gib": None}
+        return memory | parts | {"fits": fits, "over_gib": over}  # at least so much
     parts = {"arguments_gib": compiled.arguments, "temporaries_gib": compiled.temporaries, "total_gib": compiled.total}
     parts = {name: None if value is None else value * scale for name, value in parts.items()}
     fits = compiled.fits and parts["total_gib"] <= available

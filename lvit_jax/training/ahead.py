@@ -15,7 +15,7 @@ from jax.experimental import topologies
 
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.chips import Topology, libtpu_options
-from lvit_jax.training.traffic import WIDTHS, hbm_bytes
+from lvit_jax.training.traffic import WIDTHS, UnknownLength, executed, hbm_bytes
 from lvit_jax.types import Tree
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -73,7 +73,10 @@ def compile_ahead(step: Callable, *args: Any) -> Compiled:
     own = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes
     temporaries = memory.temp_size_in_bytes + own
     total, flops, text = arguments + temporaries, compiled.cost_analysis().get("flops"), _text(compiled)
-    moved, collectives = (None, None) if text is None else (hbm_bytes(text), read_collectives(text))
+    try:
+        moved, collectives = (None, None) if text is None else (hbm_bytes(text), read_collectives(text))
+    except UnknownLength:
+        moved = collectives = None
     return Compiled(arguments, temporaries, total, True, flops, moved, collectives)
 
 
@@ -93,14 +96,21 @@ def _text(compiled: jax.stages.Compiled) -> str | None:
 
 
 def read_collectives(text: str) -> dict[str, dict[str, float]]:
-    """{kind: {"count", "mib" of the results}} of the collectives in the text of a compiled program."""
+    """{kind: {"count", "mib" of the results}} of the collectives in a run of a program; loops are multiplied out.
+
+    Args:
+      text: of the compiled program, with its entry computation.
+    """
     found: dict[str, dict[str, float]] = {}
-    for result, kind, start in re.findall(rf"(?m)^.*? = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", text):
-        pairs = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", result)
+    for each, times in executed(text):
+        kind = each.kind.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            continue
+        pairs = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", each.result)
         sizes = [WIDTHS.get(dtype, 4) * math.prod(int(n) for n in sides.split(",") if n) for dtype, sides in pairs]
-        if start and kind in OPERANDS_FIRST:
+        if each.kind != kind and kind in OPERANDS_FIRST:
             sizes = sizes[len(sizes) // 2 :]
         entry = found.setdefault(kind, {"count": 0, "mib": 0.0})
-        entry["count"] += 1
-        entry["mib"] += sum(sizes) / 2**20
+        entry["count"] += times
+        entry["mib"] += times * sum(sizes) / 2**20
     return found

@@ -6,6 +6,7 @@ a program is too large ("exceeds available HBM (15.75G)"), times the devices of 
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lvit_jax.errors import InputError, unknown
@@ -64,7 +65,7 @@ class Topology(NamedTuple):
     @property
     def chips(self) -> int:
         """Of one slice."""
-        return _count(self.shape)
+        return count_chips(self.shape)
 
     @property
     def devices(self) -> int:
@@ -76,33 +77,71 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     """'v5e:4x4' -> Topology.
 
     Raises:
-      InputError: an unknown chip, or a shape that it does not come in: with the valid one of the nearest size.
+      InputError: an unknown chip, or a shape that it does not come in (see `read_name`).
     """
-    name, _, shape = text.partition(":")
-    if name not in CHIPS:
-        raise unknown("chip", name, CHIPS)
-    shapes = CHIPS[name].shapes
+    name, shape = read_name("--topology", text, CHIPS)
     if slices < 1:
         raise InputError(f"--slices={slices}; the least is 1")
-    if shape in shapes:
-        return Topology(name, shape, slices)
+    return Topology(name, shape, slices)
+
+
+def read_name(field: str, text: str, menu: Mapping[str, Any]) -> tuple[str, str]:
+    """'v5e:4x4' -> ('v5e', '4x4').
+
+    Args:
+      field: where the text was written, for the error.
+      menu: name -> what has the fields `shapes` and `accelerator` of a Chip.
+
+    Raises:
+      InputError: a name or shape that is not on the menu, with the nearest; an accelerator type ('v5litepod-16') and
+        capitals are told their spelling here.
+    """
+    for name, kind in menu.items():
+        for shape in kind.shapes:
+            right = f"{name}:{shape}"
+            if text == right:
+                return name, shape
+            if text.lower() in (right, accelerator_type(kind.accelerator, shape)):
+                raise InputError(f"{field}={text!r} is no generation:topology; write {right!r}")
+    name, colon, shape = text.partition(":")
+    if not colon:
+        raise InputError(f"{field}={text!r} is no generation:topology, such as v5e:4x4; there are: {', '.join(menu)}")
+    raise _no_shape(name, shape, menu[name].shapes) if name in menu else unknown("TPU generation", name, menu)
+
+
+def accelerator_type(accelerator: tuple[str, int], shape: str) -> str:
+    """(("v5litepod", 1), '4x4') -> 'v5litepod-16'."""
+    name, units = accelerator
+    return f"{name}-{units * count_chips(shape)}"
+
+
+def count_chips(shape: str) -> int:
+    """'4x4' -> 16."""
+    return math.prod(map(int, shape.split("x")))
+
+
+def _no_shape(name: str, shape: str, valid: Sequence[str]) -> InputError:
+    """Says the shape of the same sides in another order, or that with the nearest number of chips."""
     sides = shape.split("x")
-    wanted = _count(shape) if all(side.isdigit() for side in sides) else 0
-    near = min(shapes, key=lambda other: abs(_count(other) - wanted))
-    raise InputError(f"{name} comes in no shape {shape!r}; nearest: {name}:{near}; valid: {', '.join(shapes)}")
+    if not all(side.isdecimal() and int(side) for side in sides):
+        return unknown(f"topology of {name}", shape, valid)
+    near = min(valid, key=lambda known: (sorted(known.split("x")) != sorted(sides), _distance(known, shape)))
+    return InputError(
+        f"{name} has no topology {shape!r} (did you mean '{name}:{near}', {count_chips(near)} chips?);"
+        f" valid: {', '.join(valid)}"
+    )
 
 
-def _count(shape: str) -> int:
-    return math.prod(int(side) for side in shape.split("x"))
+def _distance(known: str, wanted: str) -> int:
+    return abs(count_chips(known) - count_chips(wanted))
 
 
 def libtpu_environment(topology: Topology) -> dict[str, str]:
     """The environment variables with which libtpu compiles on a machine without TPU; set before jax is imported."""
-    name, units = topology.chip.accelerator
     return {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
-        "TPU_ACCELERATOR_TYPE": f"{name}-{units * topology.chips}",
+        "TPU_ACCELERATOR_TYPE": accelerator_type(topology.chip.accelerator, topology.shape),
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened: no lock is needed
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # without a TPU, what it holds cannot be read back

@@ -14,7 +14,11 @@ from jax.extend import core
 
 
 def count_flops(function: Callable, *args: Any) -> int:
-    """FLOPs of `function(*args)`; args may be ShapeDtypeStructs. What no result depends on does not count."""
+    """FLOPs of `function(*args)`; args may be ShapeDtypeStructs. What no result depends on does not count.
+
+    Raises:
+      ValueError: a product inside a `while` loop or a Pallas kernel, whose number of turns the jaxpr does not say.
+    """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     return _count(jaxpr, [True] * len(jaxpr.outvars))[0]
 
@@ -41,13 +45,15 @@ def _equation(eqn: core.JaxprEqn, outs: list[bool]) -> tuple[int, list[bool]]:
     if eqn.primitive.name == "conv_general_dilated":
         return _convolution(eqn), everything
     bodies = list(_bodies(eqn))
-    if len(bodies) == 1 and eqn.primitive.name not in ("scan", "while"):
+    if len(bodies) == 1 and eqn.primitive.name not in ("scan", "while", "pallas_call"):
         body = bodies[0]
         if (len(body.invars), len(body.outvars)) == (len(eqn.invars), len(eqn.outvars)):  # jit, remat, custom_vjp
             return _count(body, outs)
     counts = [_count(body, [True] * len(body.outvars))[0] for body in bodies]
     if eqn.primitive.name == "cond":
         return max(counts), everything
+    if sum(counts) and eqn.primitive.name in ("while", "pallas_call"):
+        raise ValueError(f"how often a {eqn.primitive.name} multiplies is not known: write a scan, or a product")
     return sum(counts) * eqn.params.get("length", 1), everything
 
 

@@ -7,6 +7,7 @@ that arrays are padded to.
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 ARRAY = r"\b(pred|[a-z]+\d+)\[([\d,]*)\](?:\{([^}]*)\})?"
@@ -25,20 +26,19 @@ class Instruction(NamedTuple):
     rest: str  # operands and attributes
 
 
-class _Unknown(Exception):
+class UnknownLength(Exception):
     """A loop that does not state its length."""
 
 
-def hbm_bytes(text: str) -> int | None:
+def hbm_bytes(text: str) -> int:
     """Bytes that one run of a program reads and writes, as `compiled.as_text()` describes it; loops are multiplied out.
 
-    An instruction that reads a part of an operand by computed places (a gather) counts as reading all of it. None
-    where a loop does not state its length.
+    An instruction that reads a part of an operand by computed places (a gather) counts as reading all of it.
+
+    Raises:
+      UnknownLength: a loop that does not state its length.
     """
-    try:
-        return _moved("ENTRY", read_computations(text))
-    except _Unknown:
-        return None
+    return _moved("ENTRY", read_computations(text))
 
 
 def read_computations(text: str) -> dict[str, list[Instruction]]:
@@ -85,8 +85,31 @@ def _trips(loop: Instruction, condition: list[Instruction]) -> int:
     last = condition[-1]
     bound = [constants[name] for name in re.findall(r"%([\w.\-]+)", last.rest.split("), ")[0]) if name in constants]
     if last.kind != "compare" or "direction=LT" not in last.rest or len(bound) != 1:
-        raise _Unknown(loop.name)
+        raise UnknownLength(loop.name)
     return int(bound[0])
+
+
+def executed(text: str) -> Iterator[tuple[Instruction, int]]:
+    """Every instruction of a program, and how often one run of it does that; all branches as if they were taken.
+
+    Raises:
+      UnknownLength: a loop that does not state its length.
+    """
+    computations = read_computations(text)
+    return _executed("ENTRY", computations, 1)
+
+
+def _executed(name: str, computations: dict, times: int) -> Iterator[tuple[Instruction, int]]:
+    for each in computations.get(name, ()):
+        yield each, times
+        inside = times
+        if each.kind == "while":
+            inside *= _trips(each, computations[_called(each.rest, "condition")])
+        for called in re.findall(r"(?:body|to_apply|calls|(?:true|false)_computation)=%?([\w.\-]+)", each.rest):
+            yield from _executed(called, computations, inside)
+        for branches in re.findall(r"branch_computations=\{([^}]*)\}", each.rest):
+            for branch in re.findall(r"%?([\w.\-]+)", branches):
+                yield from _executed(branch, computations, times)
 
 
 def _called(rest: str, attribute: str) -> str:

@@ -55,10 +55,8 @@ def test_a_check_that_fails_by_itself_is_a_failed_check(check, words):
 
 
 def test_a_check_that_hangs_is_a_failed_check():
-    began = time.monotonic()
-    result = isolated("mine", hangs, NOBODY, 1.0)
+    result = isolated("mine", hangs, NOBODY, 1.0)  # it would take ten minutes
     assert result.status == "failed" and "no answer within 1 s" in result.message
-    assert time.monotonic() - began < 10
 
 
 def test_what_libraries_print_is_no_part_of_the_report(capfd):
@@ -220,6 +218,19 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     assert "JAX_COMPILATION_CACHE_DIR" in doctor_places.check_cache(NOBODY).fix
 
 
+@pytest.mark.parametrize(
+    ("job", "place"),
+    [([], ".cache/lvit_jax/xla"), (["--coordinator=localhost:1", "--processes=1", "--process=0"], "run/compile_cache")],
+)
+def test_the_cache_is_the_one_that_the_run_would_use(job, place, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # what the doctor sets goes again after the test
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "CHECKS", {"cache": doctor.CHECKS["cache"]})
+    assert doctor.main([f"--workdir={tmp_path}/run", *job]) == 0
+    assert f"{tmp_path}/{place}\n" in capsys.readouterr().out
+
+
 def test_without_workdir_and_config_they_are_skipped():
     assert doctor_places.check_workdir(NOBODY).status == doctor_places.check_data(NOBODY).status == "skipped"
 
@@ -234,11 +245,11 @@ def test_without_workdir_and_config_they_are_skipped():
     ],
 )
 def test_bad_flags_exit_with_2_at_once(argv, words):
-    began = time.monotonic()
-    command = [sys.executable, "-m", "lvit_jax.bin.doctor", *argv]
+    heavy = "sys.modules['jax'] = sys.modules['tensorflow'] = None"  # to import one of them would be an error
+    code = f"import sys; {heavy}; from lvit_jax.bin import app, doctor; sys.exit(app.run(doctor.main))"
+    command = [sys.executable, "-c", code, *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and words in done.stderr
-    assert time.monotonic() - began < 3
 
 
 def test_people_read_the_fix_below_the_failure():

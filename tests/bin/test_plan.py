@@ -78,6 +78,16 @@ def test_without_libtpu_it_counts_and_says_what_is_missing(without_libtpu, capsy
         plan.main([*MAE, "--topology=v5e:4x4", "--sweep=batch"])
 
 
+def test_without_libtpu_state_and_batch_alone_may_be_too_much(without_libtpu, capsys):
+    """32768 images of 224x224x3 numbers of four bytes on one chip of 15.75 GiB."""
+    argv = (*MAE, "--topology=v5e:1x1", "--config.train.batch_size=32768", "--config.optim.warmup_epochs=1.0")
+    memory = figures(capsys, *argv)["memory"]
+    over = 32768 * 224 * 224 * 3 * 4 / GIB - 15.75
+    assert memory["fits"] is False and over < memory["over_gib"] < over + 0.1  # the state is small
+    plan.main(argv)
+    assert f"does not fit, by at least {memory['over_gib']:.2f} GiB" in capsys.readouterr().out
+
+
 def test_parameters_memory_and_hours_by_hand(without_libtpu, capsys):
     """D²: two blocks, a teacher of twelve; state and batch on one of 16 chips, four of which share what is large."""
     out = figures(capsys, *D2, "--topology=v5e:4x4", "--config.mesh.fsdp=4", "--efficiency=0.25")
@@ -219,6 +229,40 @@ def test_d2_of_two_blocks_fits_and_fsdp_shrinks_its_state(capsys):
     # No device does another's work; of what goes round rings the compiler counts one turn.
     assert split["compiler_flops_per_image"] < 1.1 * split["flops_per_image"]
     assert split["collectives"]["all-gather"]["count"] > whole["collectives"].get("all-gather", {"count": 0})["count"]
+
+
+TWO_BLOCKS = """
+from lvit_jax.configs import common
+from lvit_jax.configs.pretrain import {recipe}
+
+def get_config():
+    config = {recipe}.get_config()
+    config.model.update({{"name": {size!r}, "depth": 2}})
+    {change}
+    return config
+"""
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_tinymim_with_the_large_teacher_is_cut_by_fsdp(capsys, tmp_path):
+    """Both with two blocks, on a pod: a chip holds a sixteenth of the weights and does no other's work."""
+    relations = "config.objective.teacher_layer, config.optim.frozen = 2, common.qkv_only(2)"
+    for name, fields in {
+        "student": {"recipe": "tinymim_base", "size": "vit_base", "change": relations},
+        "teacher": {"recipe": "mae_base", "size": "vit_large", "change": ""},
+    }.items():
+        (tmp_path / f"{name}.py").write_text(TWO_BLOCKS.format(**fields))
+    argv = (f"--config={tmp_path}/student.py", f"--teacher={tmp_path}/teacher.py", "--topology=v5e:16x16")
+    out = figures(capsys, *argv, "--config.mesh.fsdp=16")
+    assert out["mesh"] == {"data": 16, "fsdp": 16} and out["memory"]["fits"]
+    weights = 4 * (3 * out["parameters"] + out["frozen_parameters"]) / 16 / GIB
+    batch = 4096 // 256 * 2 * 224 * 224 * 3 * 4 / GIB  # two views: the student's and the teacher's colours
+    assert weights + batch < out["memory"]["state_and_batch_gib"] < 1.1 * (weights + batch)
+    # Slices of 1024 / 16 columns are padded to 128; whole, the weights alone would take 16 times as much.
+    assert out["memory"]["state_and_batch_gib"] <= out["memory"]["arguments_gib"] < 16 * weights / 4
+    assert out["compiler_flops_per_image"] < 1.1 * out["flops_per_image"]
+    assert out["collectives"]["all-gather"]["count"] > 0
 
 
 @needs_libtpu

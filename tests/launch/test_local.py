@@ -67,34 +67,51 @@ def test_lines_carry_the_number_of_their_process(capfd):
 
 
 @pytest.mark.parametrize(("end", "code"), [("exit 3", 3), ("kill -9 $$", 137)])
-def test_one_that_fails_ends_the_others(end, code, capfd):
-    began = time.monotonic()
-    assert run(shell("sleep 60", f"sleep 0.2; {end}", "trap 'echo bye; exit 0' TERM; sleep 60 & wait")) == code
-    assert time.monotonic() - began < 10
+def test_one_that_fails_ends_the_others(end, code, capfd, tmp_path):
+    up = tmp_path / "up"
+    waits = f"trap 'echo bye; exit 0' TERM; sleep 600 & touch {up}; wait"
+    fails = f"while ! [ -e {up} ]; do sleep 0.05; done; {end}"
+    assert run(shell("sleep 600", fails, waits)) == code
     out, err = capfd.readouterr()
     assert "process 1 failed" in err and "[2] bye" in out
 
 
-def test_those_that_do_not_leave_are_killed_after_the_grace():
-    began = time.monotonic()
-    assert run(shell("trap '' TERM; while true; do sleep 0.1; done", "exit 1"), grace=1.0) == 1
-    assert 1 <= time.monotonic() - began < 8
+def test_those_that_do_not_leave_are_killed_after_the_grace(tmp_path):
+    began, up = time.monotonic(), tmp_path / "up"
+    stays = f"trap '' TERM; touch {up}; while true; do sleep 0.1; done"
+    assert run(shell(stays, f"while ! [ -e {up} ]; do sleep 0.05; done; exit 1"), grace=1.0) == 1
+    assert time.monotonic() - began >= 1  # and not for ever
+
+
+def tell_once_there(folder, count, number):
+    """Sends this process a signal once so many files lie in a folder: those that wait for it have set their traps."""
+
+    def wait_and_tell():
+        deadline = time.monotonic() + 60
+        while len(list(folder.iterdir())) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=wait_and_tell).start()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_every_process_once(number, capfd):
+def test_a_signal_reaches_every_process_once(number, capfd, tmp_path):
     name = number.name.removeprefix("SIG")
-    script = f"trap 'echo got {name}; kill $!; exit 0' {name}; sleep 60 & wait"
-    threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
+    script = f"trap 'echo got {name}; kill $!; exit 0' {name}; sleep 60 & touch {tmp_path}/$$; wait"
+    tell_once_there(tmp_path, 2, number)
     assert run(shell(script, script)) == 0
     assert sorted(capfd.readouterr().out.splitlines()) == [f"[0] got {name}", f"[1] got {name}"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as it was before
 
 
-def test_a_second_signal_kills():
-    script = "trap '' TERM; while true; do sleep 0.1; done"
-    for delay in (0.5, 1.0):
-        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM)).start()
+def test_a_second_signal_kills(tmp_path):
+    """The second comes when both have noticed the first, which they only write down."""
+    up, told = tmp_path / "up", tmp_path / "told"
+    up.mkdir(), told.mkdir()
+    script = f"trap 'touch {told}/$$' TERM; touch {up}/$$; while true; do sleep 0.1; done"
+    for folder in (up, told):
+        tell_once_there(folder, 2, signal.SIGTERM)
     assert run(shell(script, script)) == 137
 
 

@@ -43,11 +43,16 @@ def test_slices_multiply_devices():
     ("name", "words"),
     [
         ("v5x:4x4", ["'v5x'", "did you mean 'v5", "tpu7x"]),
-        ("v5e:3x5", ["'3x5'", "nearest: v5e:4x4"]),
-        ("v5p:4x4", ["'4x4'", "nearest: v5p:2x2x4"]),
-        ("v6e:32x32", ["nearest: v6e:16x16"]),
-        ("v5e", ["''", "nearest: v5e:1x1"]),
-        ("v5e:4xfour", ["'4xfour'", "valid: 1x1, 2x2"]),
+        ("v5e:3x5", ["'3x5'", "'v5e:4x4'", "16 chips"]),
+        ("v5e:8x4", ["'8x4'", "'v5e:4x8'"]),
+        ("v5p:4x4", ["'4x4'", "'v5p:2x2x4'"]),
+        ("v6e:32x32", ["'v6e:16x16'"]),
+        ("v5e", ["'v5e'", "such as v5e:4x4", "tpu7x"]),
+        ("v5e:4xfour", ["'4xfour'", "valid: 16x16, 1x1"]),
+        ("v5e:4x²", ["'4x²'", "valid: 16x16, 1x1"]),
+        ("V5E:4x4", ["'V5E:4x4'", "write 'v5e:4x4'"]),
+        ("v5litepod-16", ["'v5litepod-16'", "write 'v5e:4x4'"]),
+        ("v5p-8", ["'v5p-8'", "write 'v5p:2x2x1'"]),
     ],
 )
 def test_wrong_names_are_one_line_with_the_nearest(name, words):
@@ -71,15 +76,29 @@ def test_words_of_a_compiler_that_ran_out_of_memory():
 
 
 def test_collectives_are_counted_with_the_bytes_of_their_results():
+    """A loop of four turns, and what is fused or runs in the background, wherever its text stands."""
     text = """
-  %all-reduce.1 = (f32[8,128]{1,0:T(8,128)}, /*index=1*/bf16[64]{0}) all-reduce(%a, %b), channel_id=1
+%turn (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]{0}) parameter(0)
+  ROOT %rs = f32[4]{0} reduce-scatter(%d), channel_id=3, to_apply=%add
+}
+%fused (x: f32[2]) -> f32[2] {
+  ROOT %r = f32[2]{0} all-reduce(%x), channel_id=4, to_apply=%add
+}
+%never_called (x: f32[2]) -> f32[2] {
+  ROOT %n = f32[2]{0} all-reduce(%x), channel_id=5, to_apply=%add
+}
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %all-reduce.1 = (f32[8,128]{1,0:T(8,128)}, /*index=1*/bf16[64]{0}) all-reduce(%a, %b), channel_id=1, to_apply=%add
   %ag = (bf16[4,128]{1,0:T(8,128)(2,1)}, bf16[16,128]{1,0:T(8,128)(2,1)S(1)}) all-gather-start(%c), channel_id=2
   %agd = bf16[16,128]{1,0} all-gather-done(%ag)
   %sum = f32[8,128]{1,0} add(%all-reduce.1, %all-reduce.1), metadata={op_name="all-reduce(x)"}
-  ROOT %rs = f32[4]{0} reduce-scatter(%d), channel_id=3
+  %f = f32[2]{0} fusion(%sum), kind=kCustom, calls=%fused
+  ROOT %w = (s32[], f32[4]{0}) while(%t), condition=%c, body=%turn, backend_config={"known_trip_count":{"n":"4"}}
+}
 """
     assert read_collectives(text) == {
-        "all-reduce": {"count": 1, "mib": (8 * 128 * 4 + 64 * 2) / 2**20},
+        "all-reduce": {"count": 2, "mib": (8 * 128 * 4 + 64 * 2 + 2 * 4) / 2**20},
         "all-gather": {"count": 1, "mib": 16 * 128 * 2 / 2**20},
-        "reduce-scatter": {"count": 1, "mib": 16 / 2**20},
+        "reduce-scatter": {"count": 4, "mib": 4 * 16 / 2**20},
     }

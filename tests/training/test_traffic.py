@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lvit_jax.training.traffic import hbm_bytes, in_hbm
+from lvit_jax.training.traffic import UnknownLength, hbm_bytes, in_hbm
 
 MIB = 2**20
 PROGRAM = """HloModule jit_step
@@ -58,7 +58,8 @@ def test_only_what_crosses_counts_and_loops_are_multiplied_out(length, turns):
 
 
 def test_a_loop_of_unknown_length_is_not_guessed():
-    assert hbm_bytes(PROGRAM.replace("{LENGTH}", "{}").replace("DIRECTION", "NE")) is None
+    with pytest.raises(UnknownLength, match="loop"):
+        hbm_bytes(PROGRAM.replace("{LENGTH}", "{}").replace("DIRECTION", "NE"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ PROJECT=my-project
 ZONE=us-east5-a
 REGION=${ZONE%-*}
 HOSTS=4
+WHERE=(--project="$PROJECT" --zone="$ZONE")
+DELETE=(gcloud compute instance-groups managed delete "$NAME" "${WHERE[@]}" --quiet)
 TRAIN=(
   lvit
   train
@@ -86,7 +88,7 @@ LVIT_RUN
 
 # One line for each instance: its name and its status.
 instances() {
-  gcloud compute instance-groups managed list-instances "$NAME" --project="$PROJECT" --zone="$ZONE" \
+  gcloud compute instance-groups managed list-instances "$NAME" "${WHERE[@]}" \
     --format='value(instance.basename(),instanceStatus)'
 }
 
@@ -103,7 +105,7 @@ state() {
   fi
 }
 
-prepare() {
+make_template() {
   gcloud compute instance-templates describe "$NAME" --project="$PROJECT" >/dev/null 2>&1 ||
     gcloud compute instance-templates create "$NAME" --project="$PROJECT" \
       --machine-type=ct6e-standard-4t \
@@ -114,39 +116,40 @@ prepare() {
       --scopes=cloud-platform \
       --provisioning-model=SPOT \
       --instance-termination-action=STOP
-  [ "$HOSTS" -eq 1 ] || # several hosts are wired up by a policy
+}
+
+# Several hosts are wired up by a policy.
+make_policy() {
+  [ "$HOSTS" -eq 1 ] ||
     gcloud compute resource-policies describe "$NAME" --project="$PROJECT" --region="$REGION" >/dev/null 2>&1 ||
     gcloud compute resource-policies create workload-policy "$NAME" --project="$PROJECT" --region="$REGION" \
       --type=HIGH_THROUGHPUT \
       --accelerator-topology=4x4
 }
 
-create() {
-  prepare
-  local policy=()
-  if [ "$HOSTS" -gt 1 ]; then policy=(--workload-policy="projects/$PROJECT/regions/$REGION/resourcePolicies/$NAME"); fi
-  gcloud compute instance-groups managed create "$NAME" --project="$PROJECT" --zone="$ZONE" \
-    --template="$NAME" \
-    --size="$HOSTS" \
+make_group() {
+  local flags=(--template="$NAME" --size="$HOSTS")
+  if [ "$HOSTS" -gt 1 ]; then flags+=(--workload-policy="projects/$PROJECT/regions/$REGION/resourcePolicies/$NAME"); fi
+  gcloud compute instance-groups managed create "$NAME" "${WHERE[@]}" \
     --target-size-policy-mode=bulk \
     --default-action-on-vm-failure=do-nothing \
-    "${policy[@]}"
+    "${flags[@]}"
+}
+
+create() {
+  make_template && make_policy && make_group
 }
 
 delete() {
-  gcloud compute instance-groups managed delete "$NAME" --project="$PROJECT" --zone="$ZONE" --quiet
+  "${DELETE[@]}"
 }
 
-# Runs a command on every instance at once; fails with the code of one that failed.
-everywhere() {
-  local name code=0 pids=()
-  while read -r name _; do
-    (gcloud compute ssh "$name" --project="$PROJECT" --zone="$ZONE" --quiet --command="$1" </dev/null 2>&1 |
-      sed -u "s/^/[$name] /") &
-    pids+=($!)
-  done < <(instances)
-  for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
-  return "$code"
+workers() {
+  instances | cut -f 1
+}
+
+on_worker() {
+  gcloud compute ssh "$1" "${WHERE[@]}" --quiet --command="$2"
 }
 
 # What a worker runs: the preparation, then the training under the watch of run_worker.sh.
@@ -154,10 +157,14 @@ prepare_worker="PACKAGE=$(printf %q 'lvit_jax[tpu] @ git+https://example.org/lvi
 # shellcheck disable=SC2016  # the worker expands these
 train='PATH="$HOME/.lvit/bin:$PATH" bash -c '"$(printf %q "$RUN") run_worker$(printf ' %q' "${TRAIN[@]}")"
 
-attempt() {
-  everywhere "$prepare_worker" || return 2
-  everywhere "$train"
+gone= # whether all that costs money is known to be deleted
+# shellcheck disable=SC2329  # the trap calls it
+say_what_is_left() {
+  if [ -z "$gone" ]; then echo "$NAME may still be there and costs money; this deletes it: ${DELETE[*]}" >&2; fi
 }
+trap say_what_is_left EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # Of an error message: whether it says that there is nothing, or that gcloud could not tell (no network, no rights).
 absent_or_unknown() {
@@ -169,27 +176,82 @@ absent_or_unknown() {
   fi
 }
 
+# Counts what could not be done, and waits; gives up after ten in a row.
+in_a_row=0
+trouble() {
+  in_a_row=$((in_a_row + 1))
+  echo "$1: trouble $in_a_row of 10 in a row (its cause is above)" >&2
+  if [ "$in_a_row" -eq 10 ]; then exit 1; fi
+  sleep 60
+}
+
+# Runs a command on every worker at once; fails with 2 if one says so, else with the code of one that failed.
+everywhere() {
+  local names name pid one code=0 pids=()
+  names=$(workers) || return 1
+  if [ "$(wc -w <<<"$names")" -ne "$HOSTS" ]; then return 1; fi
+  for name in $names; do
+    (on_worker "$name" "$1" </dev/null 2>&1 | sed -u "s/^/[$name] /") &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do
+    one=0
+    wait "$pid" || one=$?
+    if [ "$one" -ne 0 ] && [ "$code" -ne 2 ]; then code=$one; fi
+  done
+  return "$code"
+}
+
+discard() {
+  until delete || [ "$(state)" = ABSENT ]; do trouble "$NAME could not be deleted"; done
+  gone=yes
+}
+
+# One start of the command, on workers that are ready for it.
+attempt() {
+  local code=0
+  tried=yes
+  everywhere "$train" || code=$?
+  if [ "$code" -eq 0 ]; then
+    discard
+    exit 0
+  fi
+  echo "start $start ended with exit code $code" >&2
+  start=$((start + 1))
+  sleep 60 # a preemption shows in the state a little later
+  if [ "$code" -eq 2 ] && [ "$(state)" = ACTIVE ]; then
+    echo "refused (see above)" >&2
+    exit 2
+  fi
+}
+
+tried= # whether the command was started on the slice that is there: one that is lost before counts as a start
 for ((start = 0; start <= 100; )); do
   case "$(state)" in
-    ABSENT) create ;;
-    ACTIVE)
-      code=0
-      attempt || code=$?
-      if [ "$code" -eq 0 ]; then
-        delete
-        exit 0
-      fi
-      echo "start $start ended with exit code $code" >&2
-      sleep 60 # a preemption shows in the state a little later
-      if [ "$code" -eq 2 ] && [ "$(state)" = ACTIVE ]; then
-        echo "refused, or not installed (see above); $NAME is still there and costs money" >&2
-        exit 2
-      fi
-      start=$((start + 1))
+    ABSENT)
+      gone=
+      tried=
+      if create; then in_a_row=0; else trouble "$NAME could not be made"; fi
       ;;
-    SUSPENDED | FAILED) delete ;;
-    *) sleep 30 ;;
+    ACTIVE)
+      if everywhere "$prepare_worker"; then
+        in_a_row=0
+        attempt
+      else
+        trouble "the workers could not be reached or prepared"
+      fi
+      ;;
+    SUSPENDED | FAILED)
+      if [ -z "$tried" ]; then start=$((start + 1)); fi
+      discard
+      sleep 60
+      ;;
+    UNKNOWN) trouble "the state of $NAME could not be told" ;;
+    *)
+      in_a_row=0
+      sleep 30
+      ;;
   esac
 done
-echo "given up after 100 restarts; $NAME is still there and costs money" >&2
+echo "given up after 100 restarts" >&2
 exit 1

@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
 # Made by `lvit launch`: lvit train --config=configs/pretrain/mae_tiny.py --workdir=gs://my-bucket/mae --distributed on v6e:4x4
 # Hands a JobSet to the Kubernetes cluster that kubectl speaks to. It starts all pods again when one fails or is
-# preempted; the command resumes. The same script again starts the run anew, where its workdir left off.
+# preempted; the command resumes. Once it has ended, the same script starts the run anew, where its workdir left off.
 set -euo pipefail
 
-kubectl delete jobset lvit-v6e-4x4-spot --ignore-not-found
+there=$(kubectl get jobset lvit-v6e-4x4-spot --ignore-not-found --output=name)
+if [ -n "$there" ]; then
+  ended=$(kubectl get "$there" --output='jsonpath={.status.terminalState}')
+  if [ -z "$ended" ]; then
+    echo "lvit-v6e-4x4-spot has not ended; this ends it: kubectl delete jobset lvit-v6e-4x4-spot --cascade=foreground" >&2
+    exit 1
+  fi
+  kubectl delete "$there" --cascade=foreground # waits for its pods
+fi
 kubectl apply -f - <<'LVIT_JOBSET'
 # Made by `lvit launch`: lvit train --config=configs/pretrain/mae_tiny.py --workdir=gs://my-bucket/mae --distributed on v6e:4x4
 apiVersion: jobset.x-k8s.io/v1alpha2

@@ -3,8 +3,9 @@
 # A managed job: SkyPilot finds a slice, and another one after a preemption; the command resumes.
 set -euo pipefail
 
-task=$(mktemp --suffix=.yaml)
-trap 'rm -f "$task"' EXIT
+folder=$(mktemp -d)
+trap 'rm -r "$folder"' EXIT
+task=$folder/task.yaml
 cat >"$task" <<'LVIT_TASK'
 # Made by `lvit launch`: lvit train --config=configs/pretrain/mae_tiny.py --workdir=gs://my-bucket/mae --distributed on v6e:4x4
 name: lvit-v6e-4x4-spot
@@ -19,10 +20,7 @@ resources:
     recover_on_exit_codes: [143] # told to stop, see run_worker.sh
 envs:
   PACKAGE: "lvit_jax[tpu] @ git+https://example.org/lvit_jax"
-file_mounts:
-  /data:
-    source: "gs://my-images"
-    mode: MOUNT
+  DATA_BUCKET: "my-images"
 setup: |
   #!/usr/bin/env bash
   # Makes a TPU VM ready to run lvit: Python 3.12 in ~/.lvit (Ubuntu 22.04 has 3.10), the package, the data in /data.
