@@ -19,7 +19,7 @@ from lvit_jax.training.chips import CHIPS, libtpu_environment, parse_topology
 
 RINGS = (
     "the compiler counts fewer FLOPs than there are: it made loops, in which shards go round a ring, and counts each"
-    " loop's body once; so HBM bytes, their time and the collectives are too low"
+    " loop's body once"
 )
 SWEEPS = ("batch", "remat", "fsdp")
 MISSING = (

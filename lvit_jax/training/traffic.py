@@ -64,8 +64,7 @@ def _instruction(each: Instruction, defined: dict[str, str], computations: dict)
     if each.kind in FREE or each.kind.endswith(("-done", "-update")):
         return 0
     if each.kind == "while":
-        trips = _trips(each, computations[_called(each.rest, "condition")])
-        return trips * _moved(_called(each.rest, "body"), computations)
+        return _trips(each, computations) * _moved(_called(each.rest, "body"), computations)
     if each.kind == "call":
         return _moved(_called(each.rest, "to_apply"), computations)
     if each.kind == "conditional":
@@ -77,10 +76,11 @@ def _instruction(each: Instruction, defined: dict[str, str], computations: dict)
     return in_hbm(each.result) + sum(in_hbm(defined[operand]) for operand in set(operands) if operand in defined)
 
 
-def _trips(loop: Instruction, condition: list[Instruction]) -> int:
+def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
     """How often a loop turns: what it states, or the constant that the counter of `lax.scan` is less than."""
     if stated := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(stated[1])
+    condition = computations[_called(loop.rest, "condition")]
     constants = {each.name: each.rest.split(")")[0] for each in condition if each.kind == "constant"}
     last = condition[-1]
     bound = [constants[name] for name in re.findall(r"%([\w.\-]+)", last.rest.split("), ")[0]) if name in constants]
@@ -104,7 +104,7 @@ def _executed(name: str, computations: dict, times: int) -> Iterator[tuple[Instr
         yield each, times
         inside = times
         if each.kind == "while":
-            inside *= _trips(each, computations[_called(each.rest, "condition")])
+            inside *= _trips(each, computations)
         for called in re.findall(r"(?:body|to_apply|calls|(?:true|false)_computation)=%?([\w.\-]+)", each.rest):
             yield from _executed(called, computations, inside)
         for branches in re.findall(r"branch_computations=\{([^}]*)\}", each.rest):

@@ -1,5 +1,6 @@
 """The scripts where gcloud, ssh or a worker fails: no false success, no loop without end, and what is left is named."""
 
+import contextlib
 import os
 import signal
 import time
@@ -112,6 +113,8 @@ def test_ctrl_c_names_what_is_left(case, number, cloud):
         time.sleep(0.05)
     os.killpg(process.pid, number)  # a terminal tells the whole group
     _, err = process.communicate(timeout=60)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what bash started in the background does not hear of Ctrl-C
     assert process.returncode == 128 + number and "costs money" in err and " delete " in err
 
 
