@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     patient = Patient(config.to_dict() if config else None, args.workdir, job)
     results = []
     for name, (check, seconds) in CHECKS.items():
-        results.append(isolated(name, check, patient, seconds + (args.wait if name == "processes" else 0)))
+        wait = distributed.WAIT if args.wait is None else args.wait
+        results.append(isolated(name, check, patient, seconds + (wait if name == "processes" else 0)))
         if not args.json:
             print(line(results[-1]), flush=True)
     failed = [result.name for result in results if result.status == "failed"]

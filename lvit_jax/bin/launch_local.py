@@ -57,8 +57,8 @@ def spell(planned: Planned) -> str:
 def run(planned: Sequence[Planned], environment: Mapping[str, str], grace: float = GRACE) -> int:
     """Starts all, passes their output on with the number of the process before each line, and waits for all.
 
-    Ctrl-C and SIGTERM go on to every process; a second one kills them. When one fails, the others are told to stop and
-    killed after `grace` seconds.
+    Ctrl-C and SIGTERM reach every process as SIGTERM, on which a run saves; a second one kills them. When one fails,
+    the others are told to stop and killed after `grace` seconds.
 
     Returns:
       0, or the exit code of the process that failed first (128 + n where signal n ended it).
@@ -140,12 +140,12 @@ def _tell(processes: Sequence[subprocess.Popen], number: int) -> None:
 
 @contextlib.contextmanager
 def _forwarded(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """While inside, Ctrl-C and SIGTERM go to the processes; from the second on they kill."""
+    """While inside, Ctrl-C and SIGTERM ask the processes to save and leave (SIGTERM); from the second on they kill."""
     seen: list[int] = []
 
     def forward(number: int, _: object) -> None:
         seen.append(number)
-        _tell(processes, number if len(seen) == 1 else signal.SIGKILL)
+        _tell(processes, signal.SIGTERM if len(seen) == 1 else signal.SIGKILL)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

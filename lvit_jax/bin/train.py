@@ -36,6 +36,7 @@ def train(config: ConfigDict, workdir: str) -> bool:
     from etils import epath
 
     from lvit_jax.build.run import build_run, check_before_teacher
+    from lvit_jax.training.checkpoint import steps
     from lvit_jax.training.loop import fit
     from lvit_jax.training.mesh import check_shared
     from lvit_jax.training.record import write_record
@@ -54,6 +55,10 @@ def train(config: ConfigDict, workdir: str) -> bool:
         write_record(workdir, record)
     try:
         return int(fit(run).step) >= run.steps
+    except KeyboardInterrupt:
+        last = next(iter(steps(workdir)), 0)
+        print(f"\nstopped; the same command goes on from step {last}", file=sys.stderr)
+        raise
     except OSError as error:  # no mistake of the user's any more: started again, it may well go on
         raise Stopped(f"{type(error).__name__}: {error}") from error
 

@@ -155,6 +155,17 @@ def _rates(schedule: Schedule, params: Tree, layer_decay: float, depth: int) -> 
     return [*layers, optax.scale_by_learning_rate(schedule)]
 
 
+def _warmup(epochs: float, steps: int, steps_per_epoch: float) -> int:
+    """Steps of a warm-up, where they leave one for what follows."""
+    warmup = round(epochs * steps_per_epoch)
+    if warmup >= steps:
+        most = int(10 * (steps - 1) / steps_per_epoch) / 10
+        raise InputError(
+            f"a warm-up of {warmup} steps does not fit a run of {steps} steps; set --config.optim.warmup_epochs={most}"
+        )
+    return warmup
+
+
 def make_tx(
     params: Tree,
     *,
@@ -199,7 +210,7 @@ def make_tx(
     """
     if name == "lars" and decay_all:
         raise InputError("optim.decay_all=True, but LARS decays no vectors; set --config.optim.decay_all=False")
-    warmup, falls = round(warmup_epochs * steps_per_epoch), [round(epoch * steps_per_epoch) for epoch in milestones]
+    warmup, falls = _warmup(warmup_epochs, steps, steps_per_epoch), [round(e * steps_per_epoch) for e in milestones]
     schedule = make_schedule(blr * batch_size / 256, steps, warmup, warmup_lr, min_lr, falls)
     mask = decay_mask(params, no_decay, frozen, decay_all)
     core = _core(name, mask, weight_decay, b1, b2, eps, momentum, nesterov)
