@@ -21,7 +21,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/lvit demo --workdir=runs/demo
 
 test: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q -m slow
