@@ -14,7 +14,7 @@ from lvit_jax.data.folders import ALIASES, open_images
 from lvit_jax.data.recipes import RECIPES, Example
 from lvit_jax.data.source import Source
 from lvit_jax.data.sources import open_source, source_splits
-from lvit_jax.errors import InputError
+from lvit_jax.errors import InputError, unknown
 from lvit_jax.evals.classify import make_classify
 from lvit_jax.objectives import CLASSIFIERS
 from lvit_jax.training import mesh as mesh_lib
@@ -96,6 +96,8 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
         split = (named or splits)[0]
         if not named and len(splits) > 1:
             raise InputError(f"{source!r} has no validation split; choose one with --split=: {', '.join(splits)}")
+    if source == own["source"] and split.split("[")[0] not in splits:  # the run held validation images out itself
+        raise unknown(f"split of {source!r}", split, {*splits, "validation"})
     return open_source(source, split, data_dir=data_dir, classes=trained.classes)
 
 

@@ -134,7 +134,7 @@ def test_predict_as_json(workdir, images, capsys):
     [
         (["--workdir=nowhere"], ["nowhere", "config.json"]),
         (["--source=folder:/nowhere"], ["/nowhere"]),
-        (["--split=tset"], ["tset"]),
+        (["--split=tset"], ["tset", "validation"]),
         (["--batch_size=0"], ["0"]),
         (["--sorce=x"], ["--sorce", "--source"]),
     ],
