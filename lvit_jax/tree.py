@@ -1,5 +1,6 @@
-"""Names of leaves, and the one regex engine behind every per-parameter decision."""
+"""Names of leaves, the one regex engine behind every per-parameter decision, and a hash of all of them."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,3 +57,12 @@ def match(rules: Sequence[tuple[str, Any]], tree: Mapping, default: Any = None, 
 def matches(patterns: Sequence[str], name: str) -> bool:
     """Whether any of the regexes matches the whole name."""
     return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def tree_hash(tree: Mapping) -> str:
+    """A hash of the names, shapes, types and bytes of the leaves (numpy arrays), whatever their order."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten(tree).items()):
+        digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(leaf.tobytes())  # in C order, however it lies
+    return digest.hexdigest()[:16]

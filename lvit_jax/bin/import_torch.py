@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lvit_jax.bin import app, flags
 from lvit_jax.errors import InputError
+from lvit_jax.tree import tree_hash
 
 if TYPE_CHECKING:
     from lvit_jax.convert.load import Imported
@@ -79,7 +80,7 @@ def _write(args: argparse.Namespace, made: "Imported") -> None:
     """The whole folder under another name first, so that it is there whole or not at all."""
     from etils import epath
 
-    from lvit_jax.training.checkpoint import save_params, tree_hash
+    from lvit_jax.training.checkpoint import save_params
     from lvit_jax.training.record import write_record
 
     out = epath.Path(args.out)

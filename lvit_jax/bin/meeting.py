@@ -14,7 +14,7 @@ from lvit_jax.errors import InputError, Stopped
 
 SILENCE = 1.0  # seconds that a connection may say nothing
 PAUSE = 0.2  # seconds between two tries to reach process 0
-LAST_WORDS = 2.0  # seconds that process 0 still answers after it has told why nothing comes of it
+LATE = 2.0  # seconds that process 0 still answers after it has told why nothing comes of it
 HELLO = {"process": int, "processes": int, "host": str, "command": list}
 VERDICT = {"text": str}
 
@@ -79,7 +79,7 @@ def _take_one(server: socket.socket, hello: dict[str, Any], there: dict, deadlin
 
 def _turn_away(server: socket.socket, verdict: dict[str, Any]) -> None:
     """Tells those that come just after."""
-    until = time.monotonic() + LAST_WORDS
+    until = time.monotonic() + LATE
     while (left := until - time.monotonic()) > 0:
         if peer := _accept(server, left):
             _send(peer, verdict)
@@ -116,7 +116,7 @@ def _report(job: Job, hello: dict[str, Any], deadline: float, wait: float) -> di
             with socket.create_connection((job.host, job.port), timeout=max(deadline - time.monotonic(), 1e-3)) as peer:
                 _send(peer, hello)
                 # Process 0 may have begun later, and then waits longer than this one.
-                peer.settimeout(deadline - time.monotonic() + wait + LAST_WORDS)
+                peer.settimeout(deadline - time.monotonic() + wait + LATE)
                 answer = _read(peer, VERDICT)
         except OSError:
             answer = None

@@ -71,11 +71,7 @@ def build_run(config: Config, workdir: epath.PathLike) -> tuple[Run, dict[str, A
     )
     check_intervals(run)
     _warn_of_few_images(run, data.train.size)
-    if OBJECTIVES[config["objective"]["name"]].compares and run.accumulate > 1:
-        message = (
-            "train.accumulate=%d: %s normalises by and compares the %d images of a microbatch, not the whole batch"
-        )
-        log.warning(message, run.accumulate, config["objective"]["name"], run.batch_size // run.accumulate)
+    _warn_of_microbatches(run, config["objective"]["name"])
     return run, record
 
 
@@ -86,6 +82,14 @@ def _warn_of_few_images(run: Run, images: int) -> None:
             "%d step(s) long; set --config.train.batch_size, and --config.optim.warmup_epochs for a short run"
         )
         log.warning(message, run.batch_size, images, run.steps)
+
+
+def _warn_of_microbatches(run: Run, name: str) -> None:
+    if OBJECTIVES[name].compares and run.accumulate > 1:
+        message = (
+            "train.accumulate=%d: %s normalises by and compares the %d images of a microbatch, not the whole batch"
+        )
+        log.warning(message, run.accumulate, name, run.batch_size // run.accumulate)
 
 
 def make_optimizer(config: Config, params: Tree, examples: int) -> tuple[optax.GradientTransformation, Schedule, int]:

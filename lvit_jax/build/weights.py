@@ -13,9 +13,9 @@ from lvit_jax.errors import InputError
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.positions import FIXED, resample
 from lvit_jax.models.relative import resample_bias
-from lvit_jax.training.checkpoint import load_into, load_params, steps, tree_hash
+from lvit_jax.training.checkpoint import load_into, load_params, steps
 from lvit_jax.training.record import read_record
-from lvit_jax.tree import flatten
+from lvit_jax.tree import flatten, tree_hash
 from lvit_jax.types import Tree, Variables
 
 log = logging.getLogger(__name__)

@@ -102,7 +102,7 @@ def read_collectives(text: str) -> dict[str, dict[str, float]]:
       text: of the compiled program, with its entry computation.
     """
     found: dict[str, dict[str, float]] = {}
-    for each, times in executed(text):
+    for each, _, times in executed(text, inside_fusions=True):
         kind = each.kind.removesuffix("-start")
         if kind not in COLLECTIVES:
             continue

@@ -1,6 +1,5 @@
 """Checkpoints: saved in the background, read back onto any mesh, whole or in part. The only importer of orbax."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -291,13 +290,3 @@ def _fit(name: str, leaf: np.ndarray, shape: tuple[int, ...], resize: Callable |
     if resize and name.endswith(RESIZED) and leaf.shape[-1] == shape[-1]:
         return resize(name, leaf, shape)
     raise InputError(f"parameter {name} is {tuple(leaf.shape)} in the loaded weights and {tuple(shape)} in this model")
-
-
-def tree_hash(tree: Tree) -> str:
-    """A hash of the names, shapes, types and bytes of the leaves, whatever their order."""
-    digest = hashlib.sha256()
-    for name, leaf in sorted(flatten(tree).items()):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{name} {array.shape} {array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]

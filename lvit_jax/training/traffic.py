@@ -16,6 +16,14 @@ LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 # They name or rearrange what is there; what they wait for was counted where it started.
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id")
 
+# What runs other computations -> where their names stand; what those move is counted there.
+CALLED = {
+    "while": r"body=%?[\w.\-]+",
+    "call": r"to_apply=%?[\w.\-]+",
+    "async-start": r"calls=%?[\w.\-]+",
+    "conditional": r"branch_computations=\{[^}]*\}|(?:true|false)_computation=%?[\w.\-]+",
+}
+
 
 class Instruction(NamedTuple):
     """A line of a computation."""
@@ -38,7 +46,31 @@ def hbm_bytes(text: str) -> int:
     Raises:
       UnknownLength: a loop that does not state its length.
     """
-    return _moved("ENTRY", read_computations(text))
+    return sum(times * _moved(each, defined) for each, defined, times in executed(text))
+
+
+def executed(text: str, inside_fusions: bool = False) -> Iterator[tuple[Instruction, dict[str, str], int]]:
+    """Every instruction of a program, the types by name around it, and how often one run does it.
+
+    A fusion is one instruction, as its inside stays in the chip, or all those it holds too: XLA fuses collectives.
+    Of a conditional, all branches count as if they were taken.
+
+    Raises:
+      UnknownLength: a loop that does not state its length.
+    """
+    calls = CALLED | {"fusion": r"calls=%?[\w.\-]+"} if inside_fusions else CALLED
+    return _executed("ENTRY", read_computations(text), calls, 1)
+
+
+def _executed(
+    name: str, computations: dict, calls: dict[str, str], times: int
+) -> Iterator[tuple[Instruction, dict[str, str], int]]:
+    defined = {each.name: each.result for each in computations[name]}
+    for each in computations[name]:
+        yield each, defined, times
+        inside = times * _trips(each, computations) if each.kind == "while" else times
+        for called in re.findall(r"%([\w.\-]+)", " ".join(re.findall(calls.get(each.kind, "(?!)"), each.rest))):
+            yield from _executed(called, computations, calls, inside)
 
 
 def read_computations(text: str) -> dict[str, list[Instruction]]:
@@ -55,21 +87,10 @@ def read_computations(text: str) -> dict[str, list[Instruction]]:
     return computations
 
 
-def _moved(name: str, computations: dict[str, list[Instruction]]) -> int:
-    defined = {each.name: each.result for each in computations[name]}
-    return sum(_instruction(each, defined, computations) for each in computations[name])
-
-
-def _instruction(each: Instruction, defined: dict[str, str], computations: dict) -> int:
-    if each.kind in FREE or each.kind.endswith(("-done", "-update")):
+def _moved(each: Instruction, defined: dict[str, str]) -> int:
+    """Bytes of one instruction."""
+    if each.kind in FREE or each.kind in CALLED or each.kind.endswith(("-done", "-update")):
         return 0
-    if each.kind == "while":
-        return _trips(each, computations) * _moved(_called(each.rest, "body"), computations)
-    if each.kind == "call":
-        return _moved(_called(each.rest, "to_apply"), computations)
-    if each.kind == "conditional":
-        branches = re.findall(r"%([\w.\-]+)", re.search(r"(?:branch_computations|true_computation)=.*", each.rest)[0])
-        return max(_moved(branch, computations) for branch in branches if branch in computations)
     if each.kind in ("copy-start", "slice-start"):
         return _transfer(each.result)
     operands = re.findall(r"%([\w.\-]+)", each.rest.split("), ")[0])
@@ -87,29 +108,6 @@ def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int
     if last.kind != "compare" or "direction=LT" not in last.rest or len(bound) != 1:
         raise UnknownLength(loop.name)
     return int(bound[0])
-
-
-def executed(text: str) -> Iterator[tuple[Instruction, int]]:
-    """Every instruction of a program, and how often one run of it does that; all branches as if they were taken.
-
-    Raises:
-      UnknownLength: a loop that does not state its length.
-    """
-    computations = read_computations(text)
-    return _executed("ENTRY", computations, 1)
-
-
-def _executed(name: str, computations: dict, times: int) -> Iterator[tuple[Instruction, int]]:
-    for each in computations.get(name, ()):
-        yield each, times
-        inside = times
-        if each.kind == "while":
-            inside *= _trips(each, computations)
-        for called in re.findall(r"(?:body|to_apply|calls|(?:true|false)_computation)=%?([\w.\-]+)", each.rest):
-            yield from _executed(called, computations, inside)
-        for branches in re.findall(r"branch_computations=\{([^}]*)\}", each.rest):
-            for branch in re.findall(r"%?([\w.\-]+)", branches):
-                yield from _executed(branch, computations, times)
 
 
 def _called(rest: str, attribute: str) -> str:

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
-from test_processes import free_port
 
 from lvit_jax.bin import distributed, meeting
+from lvit_jax.bin.launch_local import free_port
 from lvit_jax.bin.meeting import Job, meet
 from lvit_jax.errors import InputError, Stopped
 

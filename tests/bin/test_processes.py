@@ -1,11 +1,9 @@
 """Two processes of two forced devices each, over gloo, against one process of four: the same run."""
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ import pytest
 from PIL import Image
 from saved import saved
 
+from lvit_jax.bin.launch_local import free_port
 from lvit_jax.training.report import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,15 +40,6 @@ def train(workdir, **fields):
     fields = FIELDS | {key.replace("_", ".", 1): value for key, value in fields.items()}
     overrides = [f"--config.{key}={value}" for key, value in fields.items()]
     return ["train", "--config=demo/finetune", f"--workdir={workdir}", *overrides]
-
-
-def free_port():
-    """A port that is free together with the next one."""
-    while True:
-        with socket.create_server(("", 0)) as first, contextlib.suppress(OSError):
-            port = first.getsockname()[1]
-            socket.create_server(("", port + 1)).close()
-            return port
 
 
 def start(command, devices, *place, cwd=ROOT):

@@ -22,12 +22,11 @@ from lvit_jax.training.checkpoint import (
     restore,
     save_params,
     steps,
-    tree_hash,
 )
 from lvit_jax.training.loop import fit
 from lvit_jax.training.optim import averaged
 from lvit_jax.training.step import make_step
-from lvit_jax.tree import flatten
+from lvit_jax.tree import flatten, tree_hash
 
 
 @pytest.fixture(scope="module")
