@@ -21,6 +21,7 @@ CALLED = {
     "while": r"body=%?[\w.\-]+",
     "call": r"to_apply=%?[\w.\-]+",
     "async-start": r"calls=%?[\w.\-]+",
+    "call-start": r"to_apply=%?[\w.\-]+",  # TPU7x: collectives that the SparseCore does in the background
     "conditional": r"branch_computations=\{[^}]*\}|(?:true|false)_computation=%?[\w.\-]+",
 }
 

@@ -85,6 +85,9 @@ def test_collectives_are_counted_with_the_bytes_of_their_results():
 %fused (x: f32[2]) -> f32[2] {
   ROOT %r = f32[2]{0} all-reduce(%x), channel_id=4, to_apply=%add
 }
+%called_computation (x: bf16[4,128], t: token[]) -> bf16[16,128] {
+  ROOT %all-gather.9 = bf16[16,128]{1,0:T(16,128)(2,1)} all-gather(%x), channel_id=6, dimensions={0}
+}, execution_thread="sparsecore"
 %never_called (x: f32[2]) -> f32[2] {
   ROOT %n = f32[2]{0} all-reduce(%x), channel_id=5, to_apply=%add
 }
@@ -93,12 +96,14 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
   %ag = (bf16[4,128]{1,0:T(8,128)(2,1)}, bf16[16,128]{1,0:T(8,128)(2,1)S(1)}) all-gather-start(%c), channel_id=2
   %agd = bf16[16,128]{1,0} all-gather-done(%ag)
   %sum = f32[8,128]{1,0} add(%all-reduce.1, %all-reduce.1), metadata={op_name="all-reduce(x)"}
+  %cs = ((bf16[4,128]{1,0}, token[]), bf16[16,128]{1,0}) call-start(%c, %t), to_apply=%called_computation
+  %cd = bf16[16,128]{1,0} call-done(%cs)
   %f = f32[2]{0} fusion(%sum), kind=kCustom, calls=%fused
   ROOT %w = (s32[], f32[4]{0}) while(%t), condition=%c, body=%turn, backend_config={"known_trip_count":{"n":"4"}}
 }
 """
     assert read_collectives(text) == {
         "all-reduce": {"count": 2, "mib": (8 * 128 * 4 + 64 * 2 + 2 * 4) / 2**20},
-        "all-gather": {"count": 1, "mib": 16 * 128 * 2 / 2**20},
+        "all-gather": {"count": 2, "mib": 2 * 16 * 128 * 2 / 2**20},
         "reduce-scatter": {"count": 4, "mib": 4 * 16 / 2**20},
     }
