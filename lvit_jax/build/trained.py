@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from lvit_jax.build.backbone import IMPORT, transform
 from lvit_jax.build.data import device_batches, load_data
-from lvit_jax.build.parts import Config, image_shape, make_objective
+from lvit_jax.build.parts import Config, make_objective
 from lvit_jax.data.folders import ALIASES, open_images
-from lvit_jax.data.recipes import RECIPES, Example
 from lvit_jax.data.source import Source
 from lvit_jax.data.sources import open_source, source_splits
 from lvit_jax.errors import InputError, unknown
@@ -21,12 +21,6 @@ from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import load_params
 from lvit_jax.training.record import read_record
 from lvit_jax.types import Objective, TrainState, Tree
-
-# What the config of an import lacks and a run's has: its weights came without data.
-IMPORT = {
-    "data": {"source": None, "data_dir": None, "train_split": "train", "eval_crop": 0.875, "resample": "exact"},
-    "eval": {"batch_size": 64},
-}
 
 
 class Trained(NamedTuple):
@@ -76,7 +70,7 @@ def evaluate_classifier(
     size = trained.config["eval"]["batch_size"] if batch_size is None else batch_size
     mesh_lib.check_batch(size, mesh)
     mesh_lib.check_alike({"the images": chosen.fingerprint})
-    batches = device_batches(chosen, transform(trained), size, mesh)
+    batches = device_batches(chosen, transform(trained.config, trained.data), size, mesh)
     figures = make_classify(trained.objective)(trained.params, trained.state, batches())
     return {"source": chosen.name, "split": chosen.split, **figures, "examples": int(figures["examples"])}
 
@@ -111,20 +105,6 @@ def own_split(trained: Trained, train: bool) -> Source:
     return data.train if train else data.val
 
 
-def transform(trained: Trained) -> Example:
-    """The evaluation transform that the model was trained to be judged by."""
-    height, width, channels = image_shape(trained.config["model"])
-    own = trained.config["data"]
-    return RECIPES["eval"](
-        image_size=(height, width),
-        channels=channels,
-        mean=tuple(trained.data["mean"]),
-        std=tuple(trained.data["std"]),
-        eval_crop=trained.data["crop"] if "crop" in trained.data else own["eval_crop"],  # of an import, or of a run
-        resample=own["resample"],
-    )
-
-
 def predict_folder(
     trained: Trained, folder: str, batch_size: int, top: int
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
@@ -142,7 +122,7 @@ def predict_folder(
 
     names = source.ids()
     mesh_lib.check_alike({"the images": names})
-    batches = device_batches(source, transform(trained), batch_size, mesh)
+    batches = device_batches(source, transform(trained.config, trained.data), batch_size, mesh)
     for start, batch in zip(range(0, len(names), batch_size), batches(), strict=True):
         found = best(trained.params, trained.state, batch)
         values, classes, readable = mesh_lib.gather((*found, batch["mask"]))

@@ -41,6 +41,15 @@ class Features:
         return self.tokens[:, self.prefix :]
 
 
+def layers(features: Features) -> tuple[jax.Array, ...]:
+    """What stands behind 0, 1, ... blocks, as the next one sees it (normed), and the final tokens: [B,N,D] each.
+
+    With a final norm these are the 13 layers of MAE-Lite's CKA for a ViT-Tiny (run_vis_cmp_rep.py): layer 0 is the
+    patch embedding. Hierarchical encoders change N and D on the way, and the order of tokens may differ.
+    """
+    return (*(block.normed for block in features.blocks), features.tokens)
+
+
 def attention_logits(block: BlockOut) -> jax.Array:
     """Q·Kᵀ/√K, bias included, before the softmax: float32 [B,W,H,M,N]. MAE-Lite distils this, not its softmax."""
     logits = relation_logits(block.q, block.k)

@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from lvit_jax.bin import eval_classify, export_torch, import_torch, predict, train
-from lvit_jax.build.trained import load_trained, transform
+from lvit_jax.build.backbone import transform
+from lvit_jax.build.trained import load_trained
 from lvit_jax.errors import InputError
 
 CLASSES = ("black", "grey", "white")
@@ -108,7 +109,9 @@ def test_an_export_imported_again_evaluates_and_predicts_the_same(workdir, image
     assert np.mean([row["class_1"] == row["name"].split("/")[0] for row in rows]) == imported["top1"] / 100
     slope = np.add.outer(np.arange(32) * 4, np.arange(24) * 5)[:, :, None].repeat(3, axis=2)
     png = tf.io.encode_png(slope.astype(np.uint8))
-    ours, theirs = (transform(load_trained(place))(png, [0, 0]).numpy() for place in (workdir, weights))
+    ours, theirs = (
+        transform(place.config, place.data)(png, [0, 0]).numpy() for place in map(load_trained, (workdir, weights))
+    )
     np.testing.assert_allclose(ours, theirs, atol=0.1)  # one crop: the run resizes "fast", its import "exact"
 
 
