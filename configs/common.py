@@ -32,7 +32,9 @@ def base() -> ConfigDict:
                 "holdout": 0.1,
                 "split_seed": 0,
                 "limit": placeholder(int),
+                "labels_per_class": placeholder(int),
                 "limit_seed": 0,
+                "tune": placeholder(float),
                 "statistics": "imagenet",
                 "recipe": "mae",
                 "crop_scale": (0.08, 1.0),  # MAE-Lite, mae_lite_exp.py; MAE itself crops at (0.2, 1)

@@ -31,7 +31,7 @@ def open_tfds(
 
     Args:
       name: 'imagenet2012', 'cifar10', 'name/config', 'name:version', ... or 'digits'.
-      split: a split of it, or a slice of one as tfds writes it ('train[:10%]').
+      split: a split of it, a slice of one or several of these, as tfds writes it ('train[:10%]', 'train+validation').
       data_dir: where tfds keeps its data; None for ~/tensorflow_datasets.
       classes: class names that the labels are expected to have; None for the data set's own.
       labels: whether labels are needed.
@@ -41,22 +41,28 @@ def open_tfds(
     """
     builder = open_builder(name, data_dir)
     spans = _spans(builder, name, split)
+    parts = list(dict.fromkeys(part for part, _, _ in spans))  # their records one after another are the store
     image, label, found = _features(builder, name)
     if labels and not found:
         raise InputError(f"labels are needed, but data set {name!r} has no class label")
     if labels and classes and tuple(classes) != found:
         raise InputError(f"the classes of {name!r} ({len(found)}) are not the expected ones ({len(classes)})")
-    base = spans[0][0]
-    records = open_records(builder, base)
-    rows = np.concatenate([np.arange(start, stop) for _, start, stop in spans])
+    records = open_records(builder, parts)
+    starts = dict(zip(parts, np.cumsum([0, *(builder.info.splits[part].num_examples for part in parts)]), strict=False))
+    rows = np.concatenate([starts[part] + np.arange(start, stop) for part, start, stop in spans])
+
+    def row_name(row: int) -> str:
+        part = next(part for part in reversed(parts) if starts[part] <= row)
+        return f"{name}/{part}#{row - starts[part]}"
+
     return Source(
         name=name,
         split=split,
         classes=found,
         rows=rows,
-        load=_loader(records, builder, base, image, label),
-        row_labels=lambda: _labels(records, builder, base, label),
-        row_name=lambda row: f"{name}/{base}#{row}",
+        load=_loader(records, files(builder, parts), image, label),
+        row_labels=lambda: _labels(records, files(builder, parts), label),
+        row_name=row_name,
         fingerprint=digest([builder.info.full_name, split, str(records.size)]),
     )
 
@@ -114,21 +120,24 @@ def _prepare_digits(data_dir: str):
 
 
 def _spans(builder, name: str, split: str) -> list[tuple[str, int, int]]:
-    """A split or slice as [(split, first row, last row + 1)]."""
+    """Splits and slices as [(split, first row, last row + 1)]."""
     import tensorflow_datasets as tfds
 
     sizes = {key: info.num_examples for key, info in builder.info.splits.items()}
-    base = split.split("[")[0]
-    if base not in sizes:
-        raise unknown(f"split of {name!r}", split, sizes)
+    bases = split_parts(split)
+    if strange := next((base for base in bases if base not in sizes), None):
+        raise unknown(f"split of {name!r}", strange, sizes)
+    base = bases[0]
     try:
         spans = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
     except (ValueError, AssertionError):
         raise InputError(f"cannot read split {split!r} of {name!r}: write {base}[:10%] or {base}[100:200]") from None
-    spans = [(s.splitname, s.from_ or 0, sizes[base] if s.to is None else s.to) for s in spans]
-    if any(s[0] != base for s in spans):
-        raise InputError(f"split {split!r} of {name!r} adds different splits: take one")
-    return spans
+    return [(s.splitname, s.from_ or 0, sizes[s.splitname] if s.to is None else s.to) for s in spans]
+
+
+def split_parts(split: str) -> list[str]:
+    """The splits that 'train[:10%]+validation' names: ['train', 'validation']."""
+    return [part.split("[")[0].strip() for part in split.split("+")]
 
 
 def _features(builder, name: str) -> tuple[str, str | None, tuple[str, ...] | None]:
@@ -143,9 +152,14 @@ def _features(builder, name: str) -> tuple[str, str | None, tuple[str, ...] | No
     return image, label, tuple(features[label].names) if label else None
 
 
-def open_records(builder, split: str) -> Records:
-    """Random access to the records of a split, whatever its file format."""
-    paths = [str(path) for path in builder.info.splits[split].filepaths]
+def files(builder, splits: Sequence[str]) -> list[str]:
+    """The record files of some splits, in order."""
+    return [str(path) for split in splits for path in builder.info.splits[split].filepaths]
+
+
+def open_records(builder, splits: Sequence[str]) -> Records:
+    """Random access to the records of some splits, one after another, whatever their file format."""
+    paths = files(builder, splits)
     if builder.info.file_format.value == "array_record":
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -216,9 +230,9 @@ def _parse(record: tf.Tensor, image: str, label: str | None) -> tuple[tf.Tensor,
     return parsed[image], tf.cast(parsed[label], tf.int32) if label else tf.zeros([], tf.int32)
 
 
-def _loader(records: Records, builder, split: str, image: str, label: str | None) -> Callable:
+def _loader(records: Records, paths: Sequence[str], image: str, label: str | None) -> Callable:
     """row -> (bytes, label) in a graph: from memory for small splits, else through one read in Python."""
-    if sum(os.path.getsize(path) for path in builder.info.splits[split].filepaths) <= IN_MEMORY:
+    if sum(os.path.getsize(path) for path in paths) <= IN_MEMORY:
         held = tf.constant(list(records.read(range(records.size))))
         return lambda row: _parse(held[row], image, label)
 
@@ -229,9 +243,9 @@ def _loader(records: Records, builder, split: str, image: str, label: str | None
     return load
 
 
-def _labels(records: Records, builder, split: str, label: str) -> np.ndarray:
+def _labels(records: Records, paths: list[str], label: str) -> np.ndarray:
     """Labels of all rows, int32 [N]: needs one pass over the files, made once and cached."""
-    cached = cache_file([str(path) for path in builder.info.splits[split].filepaths], "labels")
+    cached = cache_file(paths, "labels")
     if not cached.exists():
         spec = {label: tf.io.FixedLenFeature([], tf.int64)}
         spans = [range(start, min(start + 1024, records.size)) for start in range(0, records.size, 1024)]
