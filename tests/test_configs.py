@@ -218,3 +218,52 @@ def test_rows_in_docstrings_build(name, teacher_size, overrides, tmp_path):
     config = flags.check(flags.override(flags.load_config(f"pretrain/{name}"), overrides)).to_dict()
     abstract = shapes(make_objective(config, None), config)
     assert make_optimizer(config, abstract.params, 1_281_167)[2] == 100 * 312
+
+
+# name -> examples of the training split, classes, epochs, highest rate, epochs of warm-up (recipes 6)
+TRANSFERS = {
+    "cifar10": (50_000, 10, 50, 0.03, 20),
+    "cifar100": (50_000, 100, 50, 0.1, 10),  # published: an absolute rate
+    "flowers": (2_040, 102, 50, 0.03, 20),
+    "pets": (3_680, 37, 50, 0.03, 20),
+    "aircraft": (6_667, 100, 50, 0.03, 20),
+    "cars": (8_144, 196, 50, 0.03, 20),
+    "inat18": (437_513, 8_142, 50, 0.03, 20),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_transfer_is_mae_lites_sgd(name):
+    examples, classes, epochs, highest, warmup = TRANSFERS[name]
+    config = flags.load_config(f"transfer/{name}").to_dict()
+    names = tuple(map(str, range(classes)))
+    abstract = shapes(make_objective(config, names), config)
+    _, schedule, steps = make_optimizer(config, abstract.params, examples)
+    an_epoch = examples // 512
+    assert steps == epochs * an_epoch
+    assert float(schedule(warmup * an_epoch)) == pytest.approx(highest) and float(schedule(0)) == 0
+    assert float(schedule(steps)) == pytest.approx(1e-6, abs=1e-8)
+    optim = {
+        key: config["optim"][key] for key in ("name", "momentum", "nesterov", "weight_decay", "clip", "layer_decay")
+    }
+    assert optim == {
+        "name": "sgd",
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.0,
+        "clip": 1.0,
+        "layer_decay": 0.75,
+    }
+    assert {config["objective"][key] for key in ("mixup", "cutmix", "smoothing")} == {0.0}
+    data = config["data"]
+    assert (data["crop_scale"], data["interpolation"], data["flip"]) == ((0.08, 1.0), "bicubic", 0.5)
+    assert (data["eval_crop"], data["randaugment"], data["erase"]) == (0.875, None, 0.0)  # 224 of 256
+
+
+def test_the_command_of_a_transfer_names_its_own_config():
+    for name in TRANSFERS:
+        text = (ROOT / "transfer" / f"{name}.py").read_text()
+        assert f"lvit train --config=configs/transfer/{name}.py --workdir=runs/{name} " in text
+        assert ("search it with --grid" in text) == (name != "cifar100") and ("NV-recall" in text) == (
+            name != "cifar10"
+        )

@@ -68,7 +68,7 @@ def load_trained(workdir: epath.PathLike, ema: bool = True) -> Trained:
 def evaluate_classifier(
     trained: Trained, source: str | None, split: str | None, data_dir: str | None, batch_size: int | None
 ) -> dict[str, Any]:
-    """The figures of `evals.classify.make_classify` with 'source' and 'split', on the run's validation split or another.
+    """The figures of `evals.classify.make_classify` and 'source', 'split', on the run's validation split or another.
 
     Args: source, split, data_dir, batch_size: None for the run's own.
     """

@@ -1,8 +1,12 @@
 """tfds data sets by random access: ArrayRecord as it is, TFRecord through an index of record offsets made once."""
 
+import contextlib
 import hashlib
+import importlib
 import json
+import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +18,14 @@ from lvit_jax.data.source import Source, digest
 from lvit_jax.errors import InputError, nearest, unknown
 
 DEFAULT_DIR = "~/tensorflow_datasets"
+# Data sets that the catalogue of tfds lacks; prepared where they are first asked for.
+OURS = {
+    "digits": "lvit_jax.data.builders.digits:Digits",
+    "fgvc_aircraft": "lvit_jax.data.builders.fgvc_aircraft:FgvcAircraft",
+}
 IN_MEMORY = 64 << 20  # bytes: smaller splits are read once and kept, which spares a call of Python per image
+
+log = logging.getLogger(__name__)
 
 
 class Records(NamedTuple):
@@ -27,10 +38,10 @@ class Records(NamedTuple):
 def open_tfds(
     name: str, split: str, data_dir: str | None, *, classes: tuple[str, ...] | None = None, labels: bool = True
 ) -> Source:
-    """Opens a split of a prepared tfds data set, or of `digits`, which is prepared here if it is not yet.
+    """Opens a split of a prepared tfds data set, or of one of `OURS`, which is prepared here if it is not yet.
 
     Args:
-      name: 'imagenet2012', 'cifar10', 'name/config', 'name:version', ... or 'digits'.
+      name: 'imagenet2012', 'cifar10', 'name/config', 'name:version', ... or a name of `OURS`.
       split: a split of it, a slice of one or several of these, as tfds writes it ('train[:10%]', 'train+validation').
       data_dir: where tfds keeps its data; None for ~/tensorflow_datasets.
       classes: class names that the labels are expected to have; None for the data set's own.
@@ -79,8 +90,8 @@ def open_builder(name: str, data_dir: str | None):
 
     gcs_utils._is_gcs_disabled = True  # tfds would ask Google's bucket for metadata, which stalls without a network
     data_dir = os.path.expanduser(data_dir or DEFAULT_DIR)
-    if name == "digits":
-        return _prepare_digits(data_dir)
+    if name in OURS:
+        return _prepare(name, data_dir)
     try:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except Exception:  # tfds raises a dozen types here; to the user they all say: not there
@@ -95,28 +106,43 @@ def _absent(name: str, data_dir: str) -> InputError:
     if base in known:
         how = f"prepare it with `tfds build {name} --file_format=array_record --data_dir={data_dir}`"
         return InputError(f"data set {name!r} is not prepared in {data_dir}; {how}")
-    hint = nearest(name, ["digits", *known])
-    return InputError(f"unknown data set {name!r}{hint}; valid: digits, folder:PATH, or a name of tensorflow_datasets")
+    hint = nearest(name, [*OURS, *known])
+    return InputError(
+        f"unknown data set {name!r}{hint}; valid: {', '.join(OURS)}, folder:PATH, or a name of tensorflow_datasets"
+    )
 
 
-def _prepare_digits(data_dir: str):
-    """Prepares `digits` once; a lock keeps processes that start together from doing it twice."""
+def _prepare(name: str, data_dir: str):
+    """Prepares one of `OURS` once; a lock keeps processes that start together from doing it twice."""
     import fcntl
 
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.extractor import ExtractError
 
-    from lvit_jax.data.builders.digits import Digits
-
+    module, kind = OURS[name].split(":")
     try:
         os.makedirs(data_dir, exist_ok=True)
-        with open(os.path.join(data_dir, ".digits.lock"), "w") as lock:
+        # tfds would announce itself on stdout, where figures go.
+        with contextlib.redirect_stdout(sys.stderr), open(os.path.join(data_dir, f".{name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            tfds.disable_progress_bar()
-            builder = Digits(data_dir=data_dir, file_format="array_record")
+            builder = getattr(importlib.import_module(module), kind)(data_dir=data_dir, file_format="array_record")
+            if name == "digits":
+                tfds.disable_progress_bar()  # it takes a second
+            elif not builder.is_prepared():
+                _announce(builder, os.path.join(data_dir, "downloads", "manual"))
             builder.download_and_prepare()
-    except OSError as error:
-        raise InputError(f"cannot prepare digits in data.data_dir={data_dir!r}: {error.strerror}") from None
+    except (OSError, ExtractError) as error:
+        message = f"cannot prepare {name} in data.data_dir={data_dir!r}: {' '.join(str(error).split())}"
+        raise InputError(message) from None
     return builder
+
+
+def _announce(builder, folder: str) -> None:
+    """Says what is going to take its time; raises where there is no archive to prepare the data set from."""
+    if not os.path.exists(os.path.join(folder, builder.archive)):
+        where = f"put {builder.archive} (from {builder.home}) into {folder}"
+        raise InputError(f"data set {builder.name!r} is not prepared; {where}, and the next run prepares it")
+    log.info("preparing %s from %s, once", builder.name, os.path.join(folder, builder.archive))
 
 
 def _spans(builder, name: str, split: str) -> list[tuple[str, int, int]]:

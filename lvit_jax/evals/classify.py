@@ -28,10 +28,10 @@ def make_classify(objective: Objective) -> Callable[[Tree, TrainState, Iterable[
         loss = jax.nn.logsumexp(logits, axis=1) - true[:, 0]
         rows = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
         rows = {name: jnp.where(batch["mask"] > 0, row, 0.0) for name, row in rows.items()}
-        classes = {
-            f"class_{name}": _by_class(rows[name], batch["label"], logits.shape[1]) for name in ("top1", "examples")
-        }
-        return {name: row.sum() for name, row in rows.items()} | classes
+        sums = {name: row.sum() for name, row in rows.items()}
+        for name in ("top1", "examples"):
+            sums[f"class_{name}"] = jnp.zeros(logits.shape[1]).at[batch["label"]].add(rows[name])  # [C]
+        return sums
 
     def classify(params: Tree, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         total: dict[str, jax.Array] = {}
@@ -44,11 +44,6 @@ def make_classify(objective: Objective) -> Callable[[Tree, TrainState, Iterable[
         return _figures(sums)
 
     return classify
-
-
-def _by_class(row: jax.Array, label: jax.Array, classes: int) -> jax.Array:
-    """Sums of row [B] over the examples of each class: [C]."""
-    return jnp.zeros(classes).at[label].add(row)
 
 
 def _figures(sums: dict[str, np.ndarray]) -> dict[str, float]:
