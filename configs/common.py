@@ -274,6 +274,8 @@ def transfer(source: str, train_split: str = "train", val_split: str = "test") -
         }
     )
     config.train.update({"epochs": 50.0, "batch_size": 512})
+    # A supervised start brings the norm behind its pooling along; only the last Linear is new.
+    config.init.dropped = tuple(rule.replace("head/.*", "head/fc/.*") for rule in config.init.dropped)
     return config
 
 
