@@ -15,6 +15,7 @@ from lvit_jax.data.sources import open_data
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.layers import drop_path_rates
 from lvit_jax.objectives import NEEDS_TEACHER
+from lvit_jax.training.checkpoint import load_into
 from lvit_jax.training.record import write_record
 from lvit_jax.tree import flatten, matches
 from lvit_jax.types import TrainState
@@ -258,6 +259,19 @@ def test_transfer_is_mae_lites_sgd(name):
     data = config["data"]
     assert (data["crop_scale"], data["interpolation"], data["flip"]) == ((0.08, 1.0), "bicubic", 0.5)
     assert (data["eval_crop"], data["randaugment"], data["erase"]) == (0.875, None, 0.0)  # 224 of 256
+
+
+def test_a_supervised_start_brings_all_but_its_last_linear(tmp_path):
+    """MAE-Lite loads what is not the head's Linear; MAE's decoder and final norm stay behind as in fine-tuning."""
+    config = flags.load_config("transfer/cars").to_dict()
+    target = shapes(make_objective(config, CLASSES), config).params
+    rules = {"fresh": config["init"]["fresh"], "dropped": config["init"]["dropped"]}
+    supervised = shapes(make_objective(flags.load_config("finetune/imagenet").to_dict(), CLASSES[:7]), config).params
+    missing = {"head/fc/kernel", "head/fc/bias"}
+    assert set(flatten(target)) - set(flatten(load_into(target, supervised, **rules))) == missing
+    pretrained = shapes(make_objective(flags.load_config("pretrain/mae_tiny").to_dict(), None), config).params
+    loaded = set(flatten(load_into(target, pretrained, **rules)))
+    assert set(flatten(target)) - loaded == missing | {"head/norm/scale", "head/norm/bias", "encoder/pos_embed"}
 
 
 def test_the_command_of_a_transfer_names_its_own_config():

@@ -98,7 +98,8 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
         split = (named or splits)[0]
         if not named and len(splits) > 1:
             raise InputError(f"{source!r} has no validation split; choose one with --split=: {', '.join(splits)}")
-    if source == own["source"] and split_parts(split)[0] not in splits:  # the run held validation images out itself
+    base = split_parts(split)[0]
+    if source == own["source"] and ALIASES.get(base, base) not in splits:  # the run held validation images out itself
         raise unknown(f"split of {source!r}", split, {*splits, *own_names(own) - {None}})
     return open_source(source, split, data_dir=data_dir, classes=trained.classes)
 
