@@ -7,15 +7,15 @@ scored by top-1 on the rest (`data.tune`), never on validation or test images. T
 import copy
 import itertools
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from lvit_jax.bin import app, distributed, flags
+from lvit_jax.bin import distributed, flags, grid_report
+from lvit_jax.bin.grid_report import Cell
 from lvit_jax.errors import InputError, nearest
 from lvit_jax.objectives import CLASSIFIERS
 from lvit_jax.tree import flatten
@@ -23,15 +23,6 @@ from lvit_jax.tree import flatten
 TUNE = 0.2  # of the training images where data.tune does not say: VTAB's 200 of 1,000 (arXiv:1910.04867)
 RATES = (0.01, 0.03, 0.1)  # peaks at the config's batch; with the decays: recipes 6
 DECAYS = (0.65, 0.75, 0.85, 1.0)
-FIGURES = ("top1", "top5", "mean_per_class", "loss")
-
-
-class Cell(NamedTuple):
-    """One run of the grid: a name for its folder, the fields that it sets, as typed, and the whole config."""
-
-    name: str
-    settings: dict[str, str]
-    config: ConfigDict
 
 
 def make_cells(text: str, config: ConfigDict) -> list[Cell]:
@@ -115,14 +106,28 @@ def search(cells: Sequence[Cell], workdir: str, argv: Sequence[str], train: Call
         if distributed.is_first():
             print(progress(number, len(cells), spent) + f": {cell.name}", file=sys.stderr, flush=True)
         began, fresh = time.perf_counter(), not folder.exists()
-        if not train(cell.config, str(folder)):
+        score = _score(cell, str(folder), train)
+        if score is None:
             return 0
-        scores.append(_score(folder))
+        scores.append(score)
         if fresh:  # what a stopped grid had finished takes no time, and says nothing of the others
             spent.append(time.perf_counter() - began)
     if distributed.is_first():
-        _report(result(cells, scores, argv), workdir, as_json)
+        grid_report.report(cells, scores, argv, workdir, as_json)
     return 0
+
+
+def _score(cell: Cell, folder: str, train: Callable) -> dict[str, Any] | None:
+    """The figures of a cell, with why it stopped where its loss became non-finite; None where it was preempted."""
+    from lvit_jax.build.trained import evaluate_classifier, load_trained
+    from lvit_jax.training.loop import NonFinite
+
+    try:
+        if not train(cell.config, folder):
+            return None
+    except NonFinite as error:  # the highest rate of a grid may well be too high: that is an answer
+        return {"stopped": str(error)}
+    return evaluate_classifier(load_trained(folder), None, None, None, None)
 
 
 def progress(number: int, count: int, spent: Sequence[float]) -> str:
@@ -131,63 +136,3 @@ def progress(number: int, count: int, spent: Sequence[float]) -> str:
         return f"cell {number} of {count}"
     left = sum(spent) / len(spent) * (count - number + 1)
     return f"cell {number} of {count}, about {f'{left / 60:.0f} min' if left >= 90 else f'{left:.0f} s'} left"
-
-
-def _score(folder: Any) -> dict[str, Any]:
-    from lvit_jax.build.trained import evaluate_classifier, load_trained
-
-    return evaluate_classifier(load_trained(folder), None, None, None, None)
-
-
-def result(cells: Sequence[Cell], scores: Sequence[dict[str, Any]], argv: Sequence[str]) -> dict[str, Any]:
-    """grid.json: settings and figures of every cell, the best by top-1 (then by loss), and its command."""
-    rows = []
-    for cell, score in zip(cells, scores, strict=True):
-        fields = {key.replace("/", "."): value for key, value in flatten(cell.config.to_dict()).items()}
-        settings = {key: fields[key] for key in cell.settings}
-        rows.append({"name": cell.name, "settings": settings, **{name: score[name] for name in FIGURES}})
-    best = max(range(len(rows)), key=lambda i: (rows[i]["top1"], -rows[i]["loss"]))
-    return {
-        "scored_on": f"{scores[0]['examples']} training images that no cell trained on",
-        "cells": rows,
-        "best": rows[best]["name"],
-        "command": last_command(argv, cells[best].settings),
-    }
-
-
-def last_command(argv: Sequence[str], settings: dict[str, str]) -> str:
-    """The command line without the grid and its hold-out, with the best settings in the place of others."""
-    gone = {"--grid", "--json", "--config.data.tune", *(f"--config.{key}" for key in settings)}
-    apart = {i + 1 for i, arg in enumerate(argv) if arg == "--grid"}  # its value, where no '=' joins them
-    kept = [arg for i, arg in enumerate(argv) if arg.split("=")[0] not in gone and i not in apart]
-    return shlex.join(["lvit", "train", *kept, *(f"--config.{key}={text}" for key, text in settings.items())])
-
-
-def _report(found: dict[str, Any], workdir: str, as_json: bool) -> None:
-    from etils import epath
-
-    from lvit_jax.bin.grid_chart import heat_map
-    from lvit_jax.training.record import write_json, write_whole
-
-    write_whole(epath.Path(workdir) / "grid.png", heat_map(found))
-    write_json(epath.Path(workdir) / "grid.json", found)
-    if as_json:
-        app.report(found, as_json)
-    else:
-        print(table(found))
-
-
-def table(found: dict[str, Any]) -> str:
-    """The cells as a table, and the command of the best."""
-    keys = list(found["cells"][0]["settings"])
-    rows = [[*(key.split(".")[-1] for key in keys), *FIGURES]]
-    rows += [[*map(str, row["settings"].values()), *(f"{row[name]:.4g}" for name in FIGURES)] for row in found["cells"]]
-    marks = ["", *("best" if row["name"] == found["best"] else "" for row in found["cells"])]
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([*(f"{x:>{w}}" for x, w in zip(row, wide, strict=True)), mark])
-        for row, mark in zip(rows, marks, strict=True)
-    ]
-    return "\n".join(
-        [*(line.rstrip() for line in lines), f"scored on {found['scored_on']}; then:", "", found["command"]]
-    )

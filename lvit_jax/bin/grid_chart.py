@@ -14,18 +14,20 @@ def heat_map(found: dict[str, Any]) -> bytes:
     """Top-1 of every cell, the first field downwards and the second to the right; the best one framed."""
     settings = [[(key, str(value)) for key, value in row["settings"].items()] for row in found["cells"]]
     (down, downs), (right, rights) = (_axis(settings, i) for i in (0, 1))
-    scores = np.array([row["top1"] for row in found["cells"]]).reshape(len(downs), len(rights))
+    scores = np.array([np.nan if "stopped" in row else row["top1"] for row in found["cells"]])
+    scores = scores.reshape(len(downs), len(rights))
     figure, panel = plt.subplots(figsize=(2.6 + 1.1 * len(rights), 1.6 + 0.7 * len(downs)), layout="constrained")
     picture = panel.imshow(scores, cmap="cividis", aspect="auto")  # read alike by the colour-blind
-    middle = (scores.min() + scores.max()) / 2
+    middle = (np.nanmin(scores) + np.nanmax(scores)) / 2
     best = [row["name"] for row in found["cells"]].index(found["best"])
     for i, score in enumerate(scores.flat):
         y, x = divmod(i, len(rights))
         colour, weight = ("white" if score < middle else "black"), ("bold" if i == best else "normal")
-        panel.text(x, y, f"{score:.1f}", ha="center", va="center", color=colour, weight=weight, fontsize=12)
+        text = "stopped" if np.isnan(score) else f"{score:.1f}"
+        panel.text(x, y, text, ha="center", va="center", color=colour, weight=weight, fontsize=12)
     y, x = divmod(best, len(rights))
     panel.add_patch(plt.Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, fill=False, edgecolor="#D55E00", linewidth=3))
-    panel.set_xticks(range(len(rights)), rights)
+    panel.set_xticks(range(len(rights)) if right else [], rights if right else [])
     panel.set_yticks(range(len(downs)), downs)
     panel.set_xlabel(right)
     panel.set_ylabel(down)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lvit_jax.bin import flags, grid, train
+from lvit_jax.bin import flags, grid, grid_report, train
+from lvit_jax.bin.grid_chart import heat_map
 from lvit_jax.data.sources import open_data
-from lvit_jax.errors import InputError
+from lvit_jax.errors import InputError, Stopped
 from lvit_jax.training.record import read_record
 
 CELLS = ("blr0.001", "blr0.05")
@@ -97,10 +98,27 @@ def test_the_last_command_has_the_best_settings_and_no_grid():
         "--distributed",
     ]
     argv += ["--config.data.tune=0.3", "--config.seed=1"]
-    command = grid.last_command(argv, {"optim.blr": "0.05"})
+    command = grid_report.last_command(argv, {"optim.blr": "0.05"})
     expected = "lvit train --config=transfer/cars --workdir='a b' --distributed --config.seed=1 --config.optim.blr=0.05"
     assert shlex.split(command) == shlex.split(expected)
-    assert "--grid" not in grid.last_command(["--grid=blr;layer_decay"], {})
+    assert "--grid" not in grid_report.last_command(["--grid=blr;layer_decay"], {})
+
+
+def scored(top1, loss=1.0):
+    return {"top1": top1, "top5": 99.0, "mean_per_class": top1, "loss": loss, "examples": 50}
+
+
+def test_a_cell_that_diverged_is_an_answer():
+    three = cells("blr=0.1,0.2,9.0")
+    scores = [scored(50.0, loss=2.0), scored(50.0), {"stopped": "step 3: loss is nan"}]
+    found = grid_report.result(three, scores, [])
+    assert found["best"] == "blr0.2"  # of equals, the one of less loss
+    assert found["cells"][2] == {"name": "blr9.0", "settings": {"optim.blr": 9.0}, "stopped": "step 3: loss is nan"}
+    last = [line.split() for line in grid_report.table(found).splitlines()][3]
+    assert last == ["9.0", "-", "-", "-", "-", "stopped"]
+    assert heat_map(found).startswith(b"\x89PNG")
+    with pytest.raises(Stopped, match=r"all 3 cells .* step 3"):
+        grid_report.result(three, [scores[2]] * 3, [])
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +173,9 @@ def test_the_result_says_which_is_best_and_on_what(finished):
     assert [row["settings"]["optim.blr"] for row in found["cells"]] == [0.001, 0.05]
     assert found["best"] == CELLS[1] and found["cells"][1]["top1"] > found["cells"][0]["top1"] + 10
     assert found["scored_on"] == "40 training images that no cell trained on"  # a fifth of 20 of each of 10 classes
-    lines = grid.table(found).splitlines()
+    lines = grid_report.table(found).splitlines()
     assert lines[0].split() == ["blr", "top1", "top5", "mean_per_class", "loss"]
-    assert [line.endswith("best") for line in lines[1:3]] == [False, True] and lines[-1] == found["command"]
+    assert [line.endswith("<- best") for line in lines[1:3]] == [False, True] and lines[-1] == found["command"]
     assert Image.open(workdir / "grid.png").size[0] > 200
 
 

