@@ -121,12 +121,14 @@ def _score(cell: Cell, folder: str, train: Callable) -> dict[str, Any] | None:
     """The figures of a cell, with why it stopped where its loss became non-finite; None where it was preempted."""
     from lvit_jax.build.trained import evaluate_classifier, load_trained
     from lvit_jax.training.loop import NonFinite
+    from lvit_jax.training.mesh import check_shared
 
     try:
         if not train(cell.config, folder):
             return None
     except NonFinite as error:  # the highest rate of a grid may well be too high: that is an answer
         return {"stopped": str(error)}
+    check_shared(folder)  # which waits for all: process 0 has committed what the others are going to read
     return evaluate_classifier(load_trained(folder), None, None, None, None)
 
 
