@@ -109,7 +109,8 @@ def own_names(own: Config) -> set[str | None]:
     if "tune" in own and own["tune"] is not None:  # runs of earlier versions have no such field
         return {None, own["train_split"], TUNE}
     val = own["val_split"]
-    return {None, own["train_split"], val} | (set() if ALIASES.get(val) == "test" else {"val", "validation"})
+    tests = val is not None and ALIASES.get(split_parts(val)[0]) == "test"
+    return {None, own["train_split"], val} | (set() if tests else {"val", "validation"})
 
 
 def own_split(trained: Trained, train: bool) -> Source:

@@ -153,7 +153,7 @@ def _spans(builder, name: str, split: str) -> list[tuple[str, int, int]]:
     bases = split_parts(split)
     if strange := next((base for base in bases if base not in sizes), None):
         raise unknown(f"split of {name!r}", strange, sizes)
-    base = bases[0]
+    base = max(bases, key=len)
     try:
         spans = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
     except (ValueError, AssertionError):

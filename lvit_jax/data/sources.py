@@ -1,7 +1,7 @@
 """Sources by name, and the `data` section of a config: `open_data(**config.data, image_size=..., ...)`.
 
-data.source        "digits", a name of tensorflow_datasets, or "folder:PATH" (class folders, split/class folders,
-                   or any tree of images where labels are not needed)
+data.source        "digits", "fgvc_aircraft", a name of tensorflow_datasets, or "folder:PATH" (class folders,
+                   split/class folders, or any tree of images where labels are not needed)
 data.train_split   "train"; slices and sums of tfds work: "train[:10%]", "train+validation"
 data.val_split     "validation" ("val" is the same); where the data have none, `holdout` of train is split off
 data.data_dir      None: ~/tensorflow_datasets
