@@ -32,7 +32,9 @@ def base() -> ConfigDict:
                 "holdout": 0.1,
                 "split_seed": 0,
                 "limit": placeholder(int),
+                "labels_per_class": placeholder(int),
                 "limit_seed": 0,
+                "tune": placeholder(float),
                 "statistics": "imagenet",
                 "recipe": "mae",
                 "crop_scale": (0.08, 1.0),  # MAE-Lite, mae_lite_exp.py; MAE itself crops at (0.2, 1)
@@ -249,6 +251,31 @@ def finetune() -> ConfigDict:
     # has its own), the mask token, another head.
     config.init.dropped = ("decoder/.*", "adapters/.*", "projector/.*", "predictor/.*", "head/.*", "encoder/norm/.*")
     config.init.dropped += ("encoder/mask_token",)
+    return config
+
+
+def transfer(source: str, train_split: str = "train", val_split: str = "test") -> ConfigDict:
+    """Transfer classification as MAE-Lite (recipes 6; finetuning_transfer_exp.py): fine-tuning with SGD.
+
+    The values are the defaults of its class. Of the epochs only CIFAR-100's are published; the others take them over.
+    """
+    config = finetune()
+    config.objective.mixup = 0.0
+    config.data.update({"source": source, "train_split": train_split, "val_split": val_split, "randaugment": None})
+    config.optim.update(
+        {
+            "name": "sgd",
+            "blr": 0.015,  # 0.03 per 512 images
+            "warmup_epochs": 20.0,
+            "weight_decay": 0.0,
+            "layer_decay": 0.75,
+            "clip": 1.0,
+            "no_decay": (),
+        }
+    )
+    config.train.update({"epochs": 50.0, "batch_size": 512})
+    # A supervised start brings the norm behind its pooling along; only the last Linear is new.
+    config.init.dropped = tuple(rule.replace("head/.*", "head/fc/.*") for rule in config.init.dropped)
     return config
 
 

@@ -15,6 +15,7 @@ from lvit_jax.data.sources import open_data
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.layers import drop_path_rates
 from lvit_jax.objectives import NEEDS_TEACHER
+from lvit_jax.training.checkpoint import load_into
 from lvit_jax.training.record import write_record
 from lvit_jax.tree import flatten, matches
 from lvit_jax.types import TrainState
@@ -218,3 +219,65 @@ def test_rows_in_docstrings_build(name, teacher_size, overrides, tmp_path):
     config = flags.check(flags.override(flags.load_config(f"pretrain/{name}"), overrides)).to_dict()
     abstract = shapes(make_objective(config, None), config)
     assert make_optimizer(config, abstract.params, 1_281_167)[2] == 100 * 312
+
+
+# name -> examples of the training split, classes, epochs, highest rate, epochs of warm-up (recipes 6)
+TRANSFERS = {
+    "cifar10": (50_000, 10, 50, 0.03, 20),
+    "cifar100": (50_000, 100, 50, 0.1, 10),  # published: an absolute rate
+    "flowers": (2_040, 102, 50, 0.03, 20),
+    "pets": (3_680, 37, 50, 0.03, 20),
+    "aircraft": (6_667, 100, 50, 0.03, 20),
+    "cars": (8_144, 196, 50, 0.03, 20),
+    "inat18": (437_513, 8_142, 50, 0.03, 20),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_transfer_is_mae_lites_sgd(name):
+    examples, classes, epochs, highest, warmup = TRANSFERS[name]
+    config = flags.load_config(f"transfer/{name}").to_dict()
+    names = tuple(map(str, range(classes)))
+    abstract = shapes(make_objective(config, names), config)
+    _, schedule, steps = make_optimizer(config, abstract.params, examples)
+    an_epoch = examples // 512
+    assert steps == epochs * an_epoch
+    assert float(schedule(warmup * an_epoch)) == pytest.approx(highest) and float(schedule(0)) == 0
+    assert float(schedule(steps)) == pytest.approx(1e-6, abs=1e-8)
+    optim = {
+        key: config["optim"][key] for key in ("name", "momentum", "nesterov", "weight_decay", "clip", "layer_decay")
+    }
+    assert optim == {
+        "name": "sgd",
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.0,
+        "clip": 1.0,
+        "layer_decay": 0.75,
+    }
+    assert {config["objective"][key] for key in ("mixup", "cutmix", "smoothing")} == {0.0}
+    data = config["data"]
+    assert (data["crop_scale"], data["interpolation"], data["flip"]) == ((0.08, 1.0), "bicubic", 0.5)
+    assert (data["eval_crop"], data["randaugment"], data["erase"]) == (0.875, None, 0.0)  # 224 of 256
+
+
+def test_a_supervised_start_brings_all_but_its_last_linear(tmp_path):
+    """MAE-Lite loads what is not the head's Linear; MAE's decoder and final norm stay behind as in fine-tuning."""
+    config = flags.load_config("transfer/cars").to_dict()
+    target = shapes(make_objective(config, CLASSES), config).params
+    rules = {"fresh": config["init"]["fresh"], "dropped": config["init"]["dropped"]}
+    supervised = shapes(make_objective(flags.load_config("finetune/imagenet").to_dict(), CLASSES[:7]), config).params
+    missing = {"head/fc/kernel", "head/fc/bias"}
+    assert set(flatten(target)) - set(flatten(load_into(target, supervised, **rules))) == missing
+    pretrained = shapes(make_objective(flags.load_config("pretrain/mae_tiny").to_dict(), None), config).params
+    loaded = set(flatten(load_into(target, pretrained, **rules)))
+    assert set(flatten(target)) - loaded == missing | {"head/norm/scale", "head/norm/bias", "encoder/pos_embed"}
+
+
+def test_the_command_of_a_transfer_names_its_own_config():
+    for name in TRANSFERS:
+        text = (ROOT / "transfer" / f"{name}.py").read_text()
+        assert f"lvit train --config=configs/transfer/{name}.py --workdir=runs/{name} " in text
+        assert ("search it with --grid" in text) == (name != "cifar100") and ("NV-recall" in text) == (
+            name != "cifar10"
+        )

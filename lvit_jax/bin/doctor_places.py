@@ -22,8 +22,14 @@ ENOUGH_DISK = 5e9  # bytes: a few checkpoints of a small model with its optimize
 PROBE = 16 << 20  # bytes written to the workdir and read back
 SLOW = 1.0  # MB/s: below it, checkpoints stall a run
 # Archives that nothing may download for you: tfds reads them from DATA_DIR/downloads/manual.
-ARCHIVES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
-WHERE = {"imagenet2012": "image-net.org/download-images, after registration"}
+ARCHIVES = {
+    "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+    "fgvc_aircraft": ("fgvc-aircraft-2013b.tar.gz",),
+}
+WHERE = {
+    "imagenet2012": "image-net.org/download-images, after registration",
+    "fgvc_aircraft": "www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
+}
 
 
 def check_workdir(patient: Patient) -> Finding:
@@ -126,12 +132,15 @@ def _rights(workdir: str) -> str:
 
 def _get_data(section: Mapping[str, Any]) -> str:
     """How the data set of a config is got: which archives are missing and where they go, or a command."""
+    from lvit_jax.data.records import OURS
+
     source, data_dir = section["source"], epath.Path(section["data_dir"] or "~/tensorflow_datasets").expanduser()
     if source.startswith("folder:"):
         return "put images into class folders there, or into train/ and val/ with class folders in them"
     manual = data_dir / "downloads" / "manual"
     missing = [name for name in ARCHIVES.get(source, ()) if not (manual / name).exists()]
-    build = f"tfds build {source} --file_format=array_record --data_dir={data_dir}"
+    build = f"`tfds build {source} --file_format=array_record --data_dir={data_dir}`"
     if missing:
-        return f"put {' and '.join(missing)} (from {WHERE[source]}) into {manual}, then `{build}`"
-    return f"`{build}`, or --config.data.source=folder:PATH for images of your own"
+        then = "start the run, which prepares it" if source in OURS else f"then {build}"
+        return f"put {' and '.join(missing)} (from {WHERE[source]}) into {manual}, {then}"
+    return f"{build}, or --config.data.source=folder:PATH for images of your own"

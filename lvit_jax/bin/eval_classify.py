@@ -1,9 +1,10 @@
-"""Top-1 and top-5 accuracy of a fine-tuned run, on its own validation split or on other images.
+"""Top-1, top-5 and mean-per-class accuracy of a fine-tuned run, on its own validation split or on other images.
 
   lvit eval_classify --workdir=runs/ft
   lvit eval_classify --workdir=runs/ft --source=folder:/my/other --split=val --json
 
-Classes of another source are matched by name.
+Classes of another source are matched by name. mean_per_class leaves out the classes that have no image there; classes
+is how many have some.
 """
 
 from collections.abc import Sequence

@@ -22,6 +22,8 @@ EITHER = {"model.image_size": (int, tuple), "data.statistics": (str, tuple)}
 # Fields that are no strings and may be None.
 OPTIONAL = {"data.limit", "data.threads", "init.heads_from", "log.profile", "mesh.devices", "model.depth"}
 OPTIONAL |= {
+    "data.labels_per_class",
+    "data.tune",
     "objective.expand",
     "model.layer_scale",
     "model.window",
@@ -61,6 +63,8 @@ LEAST = {
     "objective.dim": 1,
     "objective.expand": 1,
     "data.limit": 1,
+    "data.labels_per_class": 1,
+    "data.tune": 0.0,
     "data.threads": 1,
     "data.split_seed": 0,
     "data.limit_seed": 0,

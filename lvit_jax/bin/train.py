@@ -2,6 +2,10 @@
 
   lvit train --config=configs/pretrain/mae_tiny.py --workdir=runs/mae --config.data.source=folder:/my/images
 
+With --grid it first tries settings, each on a part of the training images and scored on the rest of them:
+
+  lvit train --config=configs/transfer/cars.py --workdir=runs/cars --grid=blr,layer_decay
+
 A workdir holds config.json, checkpoints/, metrics/ (JSON lines), figures/ and tensorboard/.
 """
 
@@ -10,8 +14,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lvit_jax.bin import app, distributed, flags
-from lvit_jax.errors import Stopped
+from lvit_jax.bin import app, distributed, flags, grid
+from lvit_jax.errors import InputError, Stopped
 from lvit_jax.objectives import NEEDS_TEACHER
 
 
@@ -19,10 +23,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Checks everything that can be checked, then trains to the end or goes on from the last checkpoint."""
     parser = flags.Parser("train", __doc__)
     parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--grid", metavar="FIELDS", help="try settings: blr,layer_decay or 'blr=0.01,0.02;epochs=5,9'")
+    parser.add_argument("--json", action="store_true", help="with --grid: print one JSON object instead of a table")
     distributed.add_flags(parser)
+    argv = list(sys.argv[1:] if argv is None else argv)
     args, config = flags.parse_with_config(parser, argv)
+    if args.json and args.grid is None:
+        raise InputError("--json is for --grid; the figures of a run are in metrics/")
+    cells = None if args.grid is None else grid.make_cells(args.grid, config)
     distributed.check_flags(args)
     app.start(args)
+    if cells:
+        return grid.search(cells, args.workdir, argv, train, args.json)
     train(config, args.workdir)
     return 0
 

@@ -142,7 +142,7 @@ def make_record(config: Config, data: Data, hashes: dict[str, str], steps: int) 
     return {
         "kind": "run",
         "config": config,
-        "data": {**data.record, "held_out": data.held_out},
+        "data": {**data.record, "held_out": data.held_out, "labelled": data.labelled},
         "hashes": hashes,
         "steps": steps,
         "versions": {name: version(name) for name in ("lvit_jax", "jax", "flax", "optax", "orbax-checkpoint")},

@@ -12,8 +12,9 @@ from lvit_jax.build.backbone import IMPORT, transform
 from lvit_jax.build.data import device_batches, load_data
 from lvit_jax.build.parts import Config, make_objective
 from lvit_jax.data.folders import ALIASES, open_images
+from lvit_jax.data.records import split_parts
 from lvit_jax.data.source import Source
-from lvit_jax.data.sources import open_source, source_splits
+from lvit_jax.data.sources import TUNE, open_source, source_splits
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.evals.classify import make_classify
 from lvit_jax.objectives import CLASSIFIERS
@@ -61,7 +62,7 @@ def load_trained(workdir: epath.PathLike, ema: bool = True) -> Trained:
 def evaluate_classifier(
     trained: Trained, source: str | None, split: str | None, data_dir: str | None, batch_size: int | None
 ) -> dict[str, Any]:
-    """{'source', 'split', 'top1', 'top5', 'loss', 'examples'} on the run's validation split, or on another source.
+    """The figures of `evals.classify.make_classify` and 'source', 'split', on the run's validation split or another.
 
     Args: source, split, data_dir, batch_size: None for the run's own.
     """
@@ -72,7 +73,8 @@ def evaluate_classifier(
     mesh_lib.check_alike({"the images": chosen.fingerprint})
     batches = device_batches(chosen, transform(trained.config, trained.data), size, mesh)
     figures = make_classify(trained.objective)(trained.params, trained.state, batches())
-    return {"source": chosen.name, "split": chosen.split, **figures, "examples": int(figures["examples"])}
+    counts = {name: int(figures[name]) for name in ("examples", "classes")}
+    return {"source": chosen.name, "split": chosen.split, **figures, **counts}
 
 
 def choose_source(trained: Trained, source: str | None, split: str | None, data_dir: str | None) -> Source:
@@ -81,7 +83,7 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
     if source is None and own["source"] is None:
         raise InputError("imported weights have no data of their own; name some with --source=")
     # The run's own source by name is its own source: what the run held out is not what it trained on.
-    if source in (None, own["source"]) and split in (None, "val", "validation", own["train_split"]):
+    if source in (None, own["source"]) and split in own_names(own):
         return own_split(trained, train=split == own["train_split"])
     source, data_dir = source or own["source"], data_dir or own["data_dir"]
     splits = source_splits(source, data_dir)
@@ -90,9 +92,19 @@ def choose_source(trained: Trained, source: str | None, split: str | None, data_
         split = (named or splits)[0]
         if not named and len(splits) > 1:
             raise InputError(f"{source!r} has no validation split; choose one with --split=: {', '.join(splits)}")
-    if source == own["source"] and split.split("[")[0] not in splits:  # the run held validation images out itself
-        raise unknown(f"split of {source!r}", split, {*splits, "validation"})
+    base = split_parts(split)[0]
+    if source == own["source"] and ALIASES.get(base, base) not in splits:  # the run held validation images out itself
+        raise unknown(f"split of {source!r}", split, {*splits, *own_names(own) - {None}})
     return open_source(source, split, data_dir=data_dir, classes=trained.classes)
+
+
+def own_names(own: Config) -> set[str | None]:
+    """What a run's own two splits are called, for its `data` section: the name of another split is not theirs."""
+    if "tune" in own and own["tune"] is not None:  # runs of earlier versions have no such field
+        return {None, own["train_split"], TUNE}
+    val = own["val_split"]
+    tests = val is not None and ALIASES.get(split_parts(val)[0]) == "test"
+    return {None, own["train_split"], val} | (set() if tests else {"val", "validation"})
 
 
 def own_split(trained: Trained, train: bool) -> Source:

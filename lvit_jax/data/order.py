@@ -35,7 +35,7 @@ def stratified(labels: np.ndarray | None, size: int, count: int, seed: int) -> n
       labels: int32 [size], or None for a plain random choice.
       count: how many; each class gets its exact share rounded down, the largest remainders get one more.
     """
-    shuffled = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(size)
+    shuffled = _shuffled(seed, size)
     if labels is None:
         return np.sort(shuffled[:count])
     ids, counts = np.unique(labels, return_counts=True)
@@ -44,3 +44,18 @@ def stratified(labels: np.ndarray | None, size: int, count: int, seed: int) -> n
     quota[np.argsort(quota - share, kind="stable")[: count - quota.sum()]] += 1
     chosen = [shuffled[labels[shuffled] == i][:q] for i, q in zip(ids, quota, strict=True)]
     return np.sort(np.concatenate(chosen))
+
+
+def balanced(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+    """A seeded choice of `per_class` examples of every class, sorted; that of fewer is part of that of more.
+
+    Args: labels: int32 [N]; each class that occurs has so many.
+    """
+    shuffled = _shuffled(seed, len(labels))
+    chosen = [shuffled[labels[shuffled] == i][:per_class] for i in np.unique(labels)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _shuffled(seed: int, size: int) -> np.ndarray:
+    """An order of its own, apart from those of the epochs."""
+    return np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(size)

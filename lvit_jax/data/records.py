@@ -1,8 +1,12 @@
 """tfds data sets by random access: ArrayRecord as it is, TFRecord through an index of record offsets made once."""
 
+import contextlib
 import hashlib
+import importlib
 import json
+import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +18,14 @@ from lvit_jax.data.source import Source, digest
 from lvit_jax.errors import InputError, nearest, unknown
 
 DEFAULT_DIR = "~/tensorflow_datasets"
+# Data sets that the catalogue of tfds lacks; prepared where they are first asked for.
+OURS = {
+    "digits": "lvit_jax.data.builders.digits:Digits",
+    "fgvc_aircraft": "lvit_jax.data.builders.fgvc_aircraft:FgvcAircraft",
+}
 IN_MEMORY = 64 << 20  # bytes: smaller splits are read once and kept, which spares a call of Python per image
+
+log = logging.getLogger(__name__)
 
 
 class Records(NamedTuple):
@@ -27,11 +38,11 @@ class Records(NamedTuple):
 def open_tfds(
     name: str, split: str, data_dir: str | None, *, classes: tuple[str, ...] | None = None, labels: bool = True
 ) -> Source:
-    """Opens a split of a prepared tfds data set, or of `digits`, which is prepared here if it is not yet.
+    """Opens a split of a prepared tfds data set, or of one of `OURS`, which is prepared here if it is not yet.
 
     Args:
-      name: 'imagenet2012', 'cifar10', 'name/config', 'name:version', ... or 'digits'.
-      split: a split of it, or a slice of one as tfds writes it ('train[:10%]').
+      name: 'imagenet2012', 'cifar10', 'name/config', 'name:version', ... or a name of `OURS`.
+      split: a split of it, a slice of one or several of these, as tfds writes it ('train[:10%]', 'train+validation').
       data_dir: where tfds keeps its data; None for ~/tensorflow_datasets.
       classes: class names that the labels are expected to have; None for the data set's own.
       labels: whether labels are needed.
@@ -41,22 +52,28 @@ def open_tfds(
     """
     builder = open_builder(name, data_dir)
     spans = _spans(builder, name, split)
+    parts = list(dict.fromkeys(part for part, _, _ in spans))  # their records one after another are the store
     image, label, found = _features(builder, name)
     if labels and not found:
         raise InputError(f"labels are needed, but data set {name!r} has no class label")
     if labels and classes and tuple(classes) != found:
         raise InputError(f"the classes of {name!r} ({len(found)}) are not the expected ones ({len(classes)})")
-    base = spans[0][0]
-    records = open_records(builder, base)
-    rows = np.concatenate([np.arange(start, stop) for _, start, stop in spans])
+    records = open_records(builder, parts)
+    starts = dict(zip(parts, np.cumsum([0, *(builder.info.splits[part].num_examples for part in parts)]), strict=False))
+    rows = np.concatenate([starts[part] + np.arange(start, stop) for part, start, stop in spans])
+
+    def row_name(row: int) -> str:
+        part = next(part for part in reversed(parts) if starts[part] <= row)
+        return f"{name}/{part}#{row - starts[part]}"
+
     return Source(
         name=name,
         split=split,
         classes=found,
         rows=rows,
-        load=_loader(records, builder, base, image, label),
-        row_labels=lambda: _labels(records, builder, base, label),
-        row_name=lambda row: f"{name}/{base}#{row}",
+        load=_loader(records, files(builder, parts), image, label),
+        row_labels=lambda: _labels(records, files(builder, parts), label),
+        row_name=row_name,
         fingerprint=digest([builder.info.full_name, split, str(records.size)]),
     )
 
@@ -73,8 +90,8 @@ def open_builder(name: str, data_dir: str | None):
 
     gcs_utils._is_gcs_disabled = True  # tfds would ask Google's bucket for metadata, which stalls without a network
     data_dir = os.path.expanduser(data_dir or DEFAULT_DIR)
-    if name == "digits":
-        return _prepare_digits(data_dir)
+    if name in OURS:
+        return _prepare(name, data_dir)
     try:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except Exception:  # tfds raises a dozen types here; to the user they all say: not there
@@ -89,46 +106,64 @@ def _absent(name: str, data_dir: str) -> InputError:
     if base in known:
         how = f"prepare it with `tfds build {name} --file_format=array_record --data_dir={data_dir}`"
         return InputError(f"data set {name!r} is not prepared in {data_dir}; {how}")
-    hint = nearest(name, ["digits", *known])
-    return InputError(f"unknown data set {name!r}{hint}; valid: digits, folder:PATH, or a name of tensorflow_datasets")
+    hint = nearest(name, [*OURS, *known])
+    return InputError(
+        f"unknown data set {name!r}{hint}; valid: {', '.join(OURS)}, folder:PATH, or a name of tensorflow_datasets"
+    )
 
 
-def _prepare_digits(data_dir: str):
-    """Prepares `digits` once; a lock keeps processes that start together from doing it twice."""
+def _prepare(name: str, data_dir: str):
+    """Prepares one of `OURS` once; a lock keeps processes that start together from doing it twice."""
     import fcntl
 
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.extractor import ExtractError
 
-    from lvit_jax.data.builders.digits import Digits
-
+    module, kind = OURS[name].split(":")
     try:
         os.makedirs(data_dir, exist_ok=True)
-        with open(os.path.join(data_dir, ".digits.lock"), "w") as lock:
+        # tfds would announce itself on stdout, where figures go.
+        with contextlib.redirect_stdout(sys.stderr), open(os.path.join(data_dir, f".{name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            tfds.disable_progress_bar()
-            builder = Digits(data_dir=data_dir, file_format="array_record")
+            builder = getattr(importlib.import_module(module), kind)(data_dir=data_dir, file_format="array_record")
+            if name == "digits":
+                tfds.disable_progress_bar()  # it takes a second
+            elif not builder.is_prepared():
+                _announce(builder, os.path.join(data_dir, "downloads", "manual"))
             builder.download_and_prepare()
-    except OSError as error:
-        raise InputError(f"cannot prepare digits in data.data_dir={data_dir!r}: {error.strerror}") from None
+    except (OSError, ExtractError) as error:
+        message = f"cannot prepare {name} in data.data_dir={data_dir!r}: {' '.join(str(error).split())}"
+        raise InputError(message) from None
     return builder
 
 
+def _announce(builder, folder: str) -> None:
+    """Says what is going to take its time; raises where there is no archive to prepare the data set from."""
+    if not os.path.exists(os.path.join(folder, builder.archive)):
+        where = f"put {builder.archive} (from {builder.home}) into {folder}"
+        raise InputError(f"data set {builder.name!r} is not prepared; {where}, and the next run prepares it")
+    log.info("preparing %s from %s, once", builder.name, os.path.join(folder, builder.archive))
+
+
 def _spans(builder, name: str, split: str) -> list[tuple[str, int, int]]:
-    """A split or slice as [(split, first row, last row + 1)]."""
+    """Splits and slices as [(split, first row, last row + 1)]."""
     import tensorflow_datasets as tfds
 
     sizes = {key: info.num_examples for key, info in builder.info.splits.items()}
-    base = split.split("[")[0]
-    if base not in sizes:
-        raise unknown(f"split of {name!r}", split, sizes)
+    bases = split_parts(split)
+    if strange := next((base for base in bases if base not in sizes), None):
+        raise unknown(f"split of {name!r}", strange, sizes)
+    base = max(bases, key=len)
     try:
         spans = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
     except (ValueError, AssertionError):
         raise InputError(f"cannot read split {split!r} of {name!r}: write {base}[:10%] or {base}[100:200]") from None
-    spans = [(s.splitname, s.from_ or 0, sizes[base] if s.to is None else s.to) for s in spans]
-    if any(s[0] != base for s in spans):
-        raise InputError(f"split {split!r} of {name!r} adds different splits: take one")
-    return spans
+    return [(s.splitname, s.from_ or 0, sizes[s.splitname] if s.to is None else s.to) for s in spans]
+
+
+def split_parts(split: str) -> list[str]:
+    """The splits that 'train[:10%]+validation' names: ['train', 'validation']."""
+    return [part.split("[")[0].strip() for part in split.split("+")]
 
 
 def _features(builder, name: str) -> tuple[str, str | None, tuple[str, ...] | None]:
@@ -143,9 +178,14 @@ def _features(builder, name: str) -> tuple[str, str | None, tuple[str, ...] | No
     return image, label, tuple(features[label].names) if label else None
 
 
-def open_records(builder, split: str) -> Records:
-    """Random access to the records of a split, whatever its file format."""
-    paths = [str(path) for path in builder.info.splits[split].filepaths]
+def files(builder, splits: Sequence[str]) -> list[str]:
+    """The record files of some splits, in order."""
+    return [str(path) for split in splits for path in builder.info.splits[split].filepaths]
+
+
+def open_records(builder, splits: Sequence[str]) -> Records:
+    """Random access to the records of some splits, one after another, whatever their file format."""
+    paths = files(builder, splits)
     if builder.info.file_format.value == "array_record":
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -216,9 +256,9 @@ def _parse(record: tf.Tensor, image: str, label: str | None) -> tuple[tf.Tensor,
     return parsed[image], tf.cast(parsed[label], tf.int32) if label else tf.zeros([], tf.int32)
 
 
-def _loader(records: Records, builder, split: str, image: str, label: str | None) -> Callable:
+def _loader(records: Records, paths: Sequence[str], image: str, label: str | None) -> Callable:
     """row -> (bytes, label) in a graph: from memory for small splits, else through one read in Python."""
-    if sum(os.path.getsize(path) for path in builder.info.splits[split].filepaths) <= IN_MEMORY:
+    if sum(os.path.getsize(path) for path in paths) <= IN_MEMORY:
         held = tf.constant(list(records.read(range(records.size))))
         return lambda row: _parse(held[row], image, label)
 
@@ -229,9 +269,9 @@ def _loader(records: Records, builder, split: str, image: str, label: str | None
     return load
 
 
-def _labels(records: Records, builder, split: str, label: str) -> np.ndarray:
+def _labels(records: Records, paths: list[str], label: str) -> np.ndarray:
     """Labels of all rows, int32 [N]: needs one pass over the files, made once and cached."""
-    cached = cache_file([str(path) for path in builder.info.splits[split].filepaths], "labels")
+    cached = cache_file(paths, "labels")
     if not cached.exists():
         spec = {label: tf.io.FixedLenFeature([], tf.int64)}
         spans = [range(start, min(start + 1024, records.size)) for start in range(0, records.size, 1024)]

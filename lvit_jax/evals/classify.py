@@ -1,18 +1,21 @@
-"""Top-1, top-5 and cross-entropy of a classifier, exact to the last example of a padded batch."""
+"""Top-1, top-5, mean per class and cross-entropy of a classifier, exact to the last example of a padded batch."""
 
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lvit_jax.errors import Stopped
 from lvit_jax.types import Batch, Objective, TrainState, Tree
 
 
 def make_classify(objective: Objective) -> Callable[[Tree, TrainState, Iterable[Batch]], dict[str, float]]:
-    """(params, state, batches on the mesh) -> {'top1', 'top5' in percent, 'loss' in nats, 'examples'}.
+    """(params, state, batches on the mesh) -> {'top1', 'top5', 'mean_per_class', 'loss', 'examples', 'classes'}.
 
-    Batches carry `mask`: 1 for an example, 0 for padding (or a broken image); sums are global and read once.
+    The first three in percent, the loss in nats. 'mean_per_class' is the mean over the classes of the top-1 of their
+    examples (scikit-learn's balanced accuracy); classes without examples are left out of it, 'classes' is how many are
+    not. Batches carry `mask`: 1 for an example, 0 for padding (or a broken image); sums are global and read once.
     """
 
     @jax.jit
@@ -24,18 +27,33 @@ def make_classify(objective: Objective) -> Callable[[Tree, TrainState, Iterable[
         rank = jnp.sum((logits >= true) & (jnp.arange(logits.shape[1]) != label), axis=1)
         loss = jax.nn.logsumexp(logits, axis=1) - true[:, 0]
         rows = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
-        return {name: jnp.sum(jnp.where(batch["mask"] > 0, row, 0.0)) for name, row in rows.items()}
+        rows = {name: jnp.where(batch["mask"] > 0, row, 0.0) for name, row in rows.items()}
+        sums = {name: row.sum() for name, row in rows.items()}
+        for name in ("top1", "examples"):
+            sums[f"class_{name}"] = jnp.zeros(logits.shape[1]).at[batch["label"]].add(rows[name])  # [C]
+        return sums
 
     def classify(params: Tree, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         total: dict[str, jax.Array] = {}
         for batch in batches:
             counts = count(params, state, batch)
             total = jax.tree.map(jnp.add, total, counts) if total else counts
-        sums = {name: float(value) for name, value in jax.device_get(total).items()}
-        examples = sums.pop("examples")
-        if not examples:
+        sums = jax.device_get(total)
+        if not sums["examples"]:
             raise Stopped("nothing to evaluate: no image could be read")
-        shares = {name: value / examples * (1 if name == "loss" else 100) for name, value in sums.items()}
-        return {**shares, "examples": examples}
+        return _figures(sums)
 
     return classify
+
+
+def _figures(sums: dict[str, np.ndarray]) -> dict[str, float]:
+    examples, right, of = (sums[name] for name in ("examples", "class_top1", "class_examples"))
+    seen = of > 0
+    return {
+        "top1": float(sums["top1"]) / float(examples) * 100,
+        "top5": float(sums["top5"]) / float(examples) * 100,
+        "mean_per_class": float(np.mean(right[seen] / of[seen].astype(np.float64))) * 100,
+        "loss": float(sums["loss"]) / float(examples),
+        "examples": float(examples),
+        "classes": float(seen.sum()),
+    }

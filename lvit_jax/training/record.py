@@ -21,11 +21,21 @@ CONTENT = {"init/encoder": "encoder", "init/teacher": "teacher", "data/source": 
 
 def write_record(workdir: epath.PathLike, record: Mapping[str, Any]) -> None:
     """Writes workdir/config.json whole or not at all."""
-    workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    part = workdir / "config.json.part"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(workdir / "config.json")
+    write_json(epath.Path(workdir) / "config.json", record)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Writes a JSON file whole or not at all, and the folder it lies in."""
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_whole(path: epath.PathLike, content: bytes) -> None:
+    """Writes a file whole or not at all, and the folder it lies in."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def read_record(workdir: epath.PathLike) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from lvit_jax.bin import eval_classify, export_torch, import_torch, predict, train
+from lvit_jax.bin import eval_classify, export_torch, flags, import_torch, predict, train
 from lvit_jax.build.backbone import transform
-from lvit_jax.build.trained import load_trained
+from lvit_jax.build.data import load_data
+from lvit_jax.build.trained import Trained, choose_source, load_trained
 from lvit_jax.errors import InputError
 
 CLASSES = ("black", "grey", "white")
@@ -66,12 +67,14 @@ def test_the_held_out_images_are_listed_and_evaluated_exactly(workdir, capsys):
     lines = [json.loads(x) for x in next((workdir / "metrics").glob("*")).read_text().splitlines()]
     during = [line for line in lines if "val/top1" in line][-1]
     assert during["val/top1"] == figures["top1"]
+    assert during["val/mean_per_class"] == figures["mean_per_class"] and figures["classes"] == 3
     assert during["val/loss"] == pytest.approx(figures["loss"], rel=1e-5)
 
 
 def test_figures_do_not_depend_on_the_batch_size(workdir, capsys):
     by_size = [evaluate(capsys, f"--workdir={workdir}", f"--batch_size={size}") for size in (1, 7, 12, 64)]
-    assert all(f["top1"] == by_size[0]["top1"] and f["examples"] == 12 for f in by_size)
+    for name in ("top1", "mean_per_class", "examples"):
+        assert {f[name] for f in by_size} == {by_size[0][name]}
     assert all(f["loss"] == pytest.approx(by_size[0]["loss"], rel=1e-5) for f in by_size)
 
 
@@ -84,7 +87,7 @@ def test_classes_of_another_source_are_matched_by_name(workdir, capsys, tmp_path
     other = write_images(tmp_path / "val", ("white", "black"), 6)  # a subset, so sorted numbers would be wrong
     for argv in (["--split=val"], []):
         figures = evaluate(capsys, f"--workdir={workdir}", f"--source=folder:{other.parent}", *argv)
-        assert figures["examples"] == 12 and figures["top1"] >= 90
+        assert figures["examples"] == 12 and figures["top1"] >= 90 and figures["classes"] == 2
     (other / "white").rename(other / "withe")
     with pytest.raises(InputError, match=r"withe.*white"):
         eval_classify.main([f"--workdir={workdir}", f"--source=folder:{other.parent}", "--split=val"])
@@ -94,6 +97,28 @@ def test_the_runs_own_source_by_name_is_what_it_held_out_and_trained_on(workdir,
     own = evaluate(capsys, f"--workdir={workdir}")
     assert evaluate(capsys, f"--workdir={workdir}", f"--source=folder:{images}") == own
     assert evaluate(capsys, f"--workdir={workdir}", "--split=train")["examples"] == 60 - own["examples"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sizes"),
+    [
+        ({"val_split": "test"}, {None: 3, "train": 12, "validation": 6, "val": 6, "test": 3}),
+        ({}, {None: 6, "train": 12, "validation": 6, "val": 6, "test": 3}),
+        ({"tune": 0.25}, {None: 3, "tune": 3, "train": 9, "validation": 6, "test": 3}),
+        ({"val_split": "test", "labels_per_class": 2}, {None: 3, "train": 6, "validation": 6, "test": 3}),
+    ],
+)
+def test_a_split_is_what_its_name_says(tmp_path, fields, sizes):
+    """Whichever split a run validates on."""
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        write_images(tmp_path / split, CLASSES, count)
+    config = flags.load_config("demo/finetune").to_dict()
+    config["data"].update(source=f"folder:{tmp_path}", **fields)
+    data = load_data(config)
+    trained = Trained(config, data.record, data.train.classes, None, None, None)
+    assert {split: choose_source(trained, None, split, None).size for split in sizes} == sizes
+    with pytest.raises(InputError, match="unknown split"):
+        choose_source(trained, None, "other", None)
 
 
 def test_an_export_imported_again_evaluates_and_predicts_the_same(workdir, images, capsys, tmp_path):

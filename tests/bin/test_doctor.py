@@ -187,6 +187,13 @@ def test_imagenets_archives_are_named_with_their_place(tmp_path):
     assert fix.startswith("`tfds build imagenet2012") and "put" not in fix
 
 
+def test_the_archive_of_a_data_set_of_ours_is_named_too(tmp_path):
+    patient = Patient(config("transfer/aircraft", f"--config.data.data_dir={tmp_path}"), None)
+    fix = doctor_places.check_data(patient).fix
+    place = tmp_path / "downloads" / "manual"
+    assert "put fgvc-aircraft-2013b.tar.gz (from www.robots.ox.ac.uk" in fix and f"into {place}, start the run" in fix
+
+
 def folder(root, count):
     for i in range(count):
         path = root / ("a", "b")[i % 2] / f"{i:02}.png"

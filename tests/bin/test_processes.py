@@ -133,6 +133,22 @@ def test_evaluation_counts_every_image_once(two):
 
 
 @pytest.mark.slow
+def test_a_grid_on_two_processes(tmp_path):
+    """Both train and score each cell, process 0 alone writes and prints; it is what one process finds there."""
+    fields = {"train_steps": 20, "model_width": 32, "eval_every_epochs": 10.0}
+    command = [*train(tmp_path, **fields), "--grid=blr=0.001,0.05", "--json"]
+    said = finish(*start_two(command))
+    found = json.loads((tmp_path / "grid.json").read_text())
+    assert json.loads(said[0][0].splitlines()[-1]) == found and "cells" not in said[1][0]
+    assert [row["name"] for row in found["cells"]] == ["blr0.001", "blr0.05"]
+    ((alone, _),) = finish(start(["eval_classify", f"--workdir={tmp_path / 'grid' / 'blr0.05'}", "--json"], 4))
+    figures = json.loads(alone.splitlines()[-1])
+    row = found["cells"][1]
+    assert figures["split"] == "tune" and figures["top1"] == row["top1"]
+    assert figures["mean_per_class"] == row["mean_per_class"]
+
+
+@pytest.mark.slow
 def test_preempted_and_started_again_equals_never_stopped(two, tmp_path):
     """SIGTERM to one of them: both save the same step and leave with 0; the end is the same bit by bit."""
     processes = start_two(train(tmp_path))

@@ -55,7 +55,7 @@ def test_both_formats_give_the_same_batches(digits_dir, tfrecord_dir):
     array, old = open_tfds("digits", "train", digits_dir), open_tfds("old_digits", "train", tfrecord_dir)
     assert array.classes == old.classes and array.size == old.size
     prepared = ("digits", digits_dir), ("old_digits", tfrecord_dir)
-    by_bytes = [sorted(open_records(open_builder(*where), "train").read(range(1437))) for where in prepared]
+    by_bytes = [sorted(open_records(open_builder(*where), ["train"]).read(range(1437))) for where in prepared]
     assert by_bytes[0] == by_bytes[1]
     np.testing.assert_array_equal(np.sort(array.labels), np.sort(old.labels))
     for batch in batches(old):
@@ -119,6 +119,22 @@ def test_slices_of_splits(digits_dir):
     assert tf.function(decode)(image, 1).shape == (8, 8, 1) and label == part.labels[0]
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_sums_of_splits(digits_dir, tfrecord_dir, old, monkeypatch):
+    """Rows of the parts one after another, in both formats: names, labels and images are those of the parts."""
+    name, where = ("old_digits", tfrecord_dir) if old else ("digits", digits_dir)
+    parts = [open_tfds(name, split, where) for split in ("validation[:5]", "train[7:10]", "validation[-4:]")]
+    both = open_tfds(name, "validation[:5]+train[7:10]+validation[-4:]", where)
+    assert both.ids() == [row for part in parts for row in part.ids()]
+    assert both.ids()[5] == f"{name}/train#7" and both.ids()[-1] == f"{name}/validation#359"
+    np.testing.assert_array_equal(both.labels, np.concatenate([part.labels for part in parts]))
+    assert digests(both) == [example for part in parts for example in digests(part)]
+    assert open_tfds(name, "train+validation", where).size == 1797
+    assert open_tfds(name, "validation + train", where).fingerprint != both.fingerprint
+    monkeypatch.setattr(records, "IN_MEMORY", 0)
+    assert digests(open_tfds(name, "validation[:5]+train[7:10]", where)) == digests(both)[:8]
+
+
 @pytest.mark.parametrize(
     ("name", "split", "line"),
     [
@@ -127,7 +143,8 @@ def test_slices_of_splits(digits_dir):
         ("cifar1O", "train", "unknown data set 'cifar1O' .did you mean 'cifar10"),
         ("digits", "tran", "unknown split of 'digits' 'tran'.*valid: train, validation"),
         ("digits", "train[:x]", "cannot read split"),
-        ("digits", "train+validation", "unknown split"),
+        ("digits", "train+validaton", "unknown split of 'digits' 'validaton' .did you mean 'validation'"),
+        ("digits", "train+validation[x:]", "cannot read split"),
     ],
 )
 def test_mistakes_get_one_line(digits_dir, name, split, line):

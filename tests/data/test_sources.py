@@ -65,6 +65,45 @@ def test_holdout_is_stratified_disjoint_and_the_same_for_all_runs(folder):
     assert opened(folder, holdout=0.0).val is None and opened(folder, val_split=None).val is None
 
 
+def test_few_labels_are_as_many_of_every_class_seeded_and_nested(folder):
+    few = opened(folder, holdout=0.2, labels_per_class=3)
+    assert np.bincount(few.train.labels).tolist() == [3, 3, 3] and few.labelled == few.train.ids()
+    assert not set(few.labelled) & set(few.held_out) and len(few.held_out) == 8
+    assert opened(folder, holdout=0.2, labels_per_class=3).record == few.record
+    more = opened(folder, holdout=0.2, labels_per_class=8).labelled
+    assert set(few.labelled) < set(more) and len(more) == 24
+    assert opened(folder, holdout=0.2, labels_per_class=3, limit_seed=1).labelled != few.labelled
+    assert opened(folder, limit=9).labelled == [] and opened(folder).labelled == []
+
+
+def test_few_labels_need_labels(tmp_path):
+    save_image(tmp_path / "a.jpg", 0)
+    with pytest.raises(InputError, match=r"labels_per_class=1, but folder:.* has no labels"):
+        opened(tmp_path, labels_per_class=1)
+
+
+def test_tuning_takes_from_the_training_images_alone(with_splits, folder):
+    """Whatever else is validated on, and however few images train: settings are chosen on some of these."""
+    data = opened(with_splits, tune=0.25)
+    names = set(open_folder(str(with_splits), "train").ids())
+    assert set(data.held_out) | set(data.train.ids()) == names and data.val.ids() == data.held_out
+    assert (data.train.size, data.val.size, data.val.split) == (6, 2, "tune")
+    assert np.bincount(data.val.labels).tolist() == [1, 1]
+    assert opened(with_splits, tune=0.25, val_split="test").held_out == data.held_out
+    without = opened(folder, holdout=0.2, labels_per_class=4)
+    tuned = opened(folder, holdout=0.2, labels_per_class=4, tune=0.25)
+    assert set(tuned.held_out) | set(tuned.train.ids()) == set(without.labelled) == set(tuned.labelled)
+    assert np.bincount(tuned.train.labels).tolist() == [3, 3, 3] and len(tuned.held_out) == 3
+    assert opened(folder, holdout=0.2, labels_per_class=4, tune=0.25, split_seed=1).held_out != tuned.held_out
+
+
+def test_what_trains_does_not_validate(digits_dir):
+    fields = {"source": "digits", "data_dir": digits_dir, "image_size": 8, "channels": 1, "statistics": "digits"}
+    with pytest.raises(InputError, match=r"val_split='validation' is part of data.train_split='train\+validation'"):
+        open_data(**fields, train_split="train+validation")
+    assert open_data(**fields, train_split="train+validation[:50%]", val_split="validation[50%:]").val.size == 180
+
+
 def test_record_tells_what_was_opened(folder):
     record = opened(folder).record
     assert record["classes"] == ["ant", "bee", "cat"] and (record["size"], record["val_size"]) == (36, 4)
@@ -94,6 +133,11 @@ def test_classes_of_a_model_number_the_labels_of_another_folder(folder):
         ({"erase": 0.1}, "recipe 'mae' has no field data.erase"),
         ({"statistics": "imagnet"}, "did you mean 'imagenet'"),
         ({"statistics": "digits", "channels": 3, "limit": 41}, "data.limit=41 .* between 1 and 36"),
+        ({"labels_per_class": 10}, "not between 1 and 9: class 'bee' of folder:.* has 9 training images"),
+        ({"labels_per_class": 0}, "data.labels_per_class=0 is not between 1 and 9"),
+        ({"labels_per_class": 2, "limit": 8}, "data.limit=8 and data.labels_per_class=2 exclude each other"),
+        ({"tune": 1.0}, "data.tune=1.0 of 36 training images"),
+        ({"tune": 0.001}, "data.tune=0.001 of 36 training images leaves none"),
         ({"holdout": 1.5}, "data.holdout=1.5"),
         ({"interpolation": "nearest"}, "unknown data.interpolation 'nearest'"),
         ({"resample": "fats"}, "did you mean 'fast'"),
