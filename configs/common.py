@@ -71,7 +71,7 @@ def base() -> ConfigDict:
             "init": {  # build.weights.load_weights
                 "encoder": placeholder(str),  # the workdir of a run or of an import
                 "teacher": placeholder(str),
-                "demo_teacher": placeholder(str),  # a config that trains the teacher where none is given
+                "demo_teacher": placeholder(str),  # a config that trains it (or a frozen encoder) where none is given
                 "heads_from": placeholder(int),
                 "fresh": (),
                 "dropped": (),
@@ -83,7 +83,8 @@ def base() -> ConfigDict:
             },
             "checkpoint": {"every_steps": 1000, "keep": 2},
             "log": {"every_steps": 50, "tensorboard": True, "profile": placeholder(tuple)},
-            "eval": {"every_epochs": 10.0, "batch_size": 512},
+            # knn_images: in pre-training, k-NN accuracy by at most so many labelled images, of as many; 0: none
+            "eval": {"every_epochs": 10.0, "batch_size": 512, "knn_images": 10_000},
         }
     ).lock()
 
@@ -276,6 +277,22 @@ def transfer(source: str, train_split: str = "train", val_split: str = "test") -
     config.train.update({"epochs": 50.0, "batch_size": 512})
     # A supervised start brings the norm behind its pooling along; only the last Linear is new.
     config.init.dropped = tuple(rule.replace("head/.*", "head/fc/.*") for rule in config.init.dropped)
+    return config
+
+
+def probe() -> ConfigDict:
+    """Linear probes on ImageNet as MAE probes its last layer (recipes 7; main_linprobe.py), here of all layers."""
+    config = base()
+    config.objective = {  # objectives.probe.make_probe
+        "name": "probe",
+        "classes": placeholder(int),  # None: as many as the data has
+        "layers": (),  # such as (6, 12); (): all
+        "pools": (),  # ("mean",), ("cls",); (): all there are
+        "head_std": 0.01,
+    }
+    config.data.update({"recipe": "mae", "interpolation": "bicubic"})  # crop and flip, nothing else
+    config.optim.update({"name": "lars", "blr": 0.1, "warmup_epochs": 10.0, "weight_decay": 0.0, "momentum": 0.9})
+    config.train.update({"epochs": 90.0, "batch_size": 16384})
     return config
 
 

@@ -16,11 +16,12 @@ from lvit_jax.errors import InputError, Stopped, unknown
 COMMANDS = {
     "train": "every training run: pre-training, distillation, fine-tuning",
     "eval_classify": "top-1, top-5 and mean per class of a fine-tuned run on any labelled split",
+    "eval_probe": "accuracy of every layer of a frozen encoder: k-NN, linear probes",
     "predict": "names, classes and probabilities for a folder of images",
     "export_torch": "a run as PyTorch weights: timm folder, transformers folder, MAE file",
     "import_torch": "PyTorch weights as a folder that runs can start from",
     "plan": "memory, FLOPs, time and fit of a run on a TPU topology, without a TPU",
-    "bench": "measures this machine: the training step, the input pipeline",
+    "bench": "measures this machine: the training step, the input pipeline, linear probes",
     "demo": "the whole road on bundled data, with a report",
     "doctor": "what is wrong with this machine, and how to mend it",
     "launch": "commands that start a run on several processes or a TPU slice",

@@ -20,14 +20,8 @@ def make_classify(objective: Objective) -> Callable[[Tree, TrainState, Iterable[
 
     @jax.jit
     def count(params: Tree, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        logits = objective.predict(params, state, batch)["logits"].astype(jnp.float32)  # [B,C]
-        label = batch["label"][:, None]
-        true = jnp.take_along_axis(logits, label, axis=1)
-        # The rank counts ties against the model: constant logits score 0, not 1.
-        rank = jnp.sum((logits >= true) & (jnp.arange(logits.shape[1]) != label), axis=1)
-        loss = jax.nn.logsumexp(logits, axis=1) - true[:, 0]
-        rows = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
-        rows = {name: jnp.where(batch["mask"] > 0, row, 0.0) for name, row in rows.items()}
+        logits = objective.predict(params, state, batch)["logits"]
+        rows = score(logits, batch["label"], batch["mask"])
         sums = {name: row.sum() for name, row in rows.items()}
         for name in ("top1", "examples"):
             sums[f"class_{name}"] = jnp.zeros(logits.shape[1]).at[batch["label"]].add(rows[name])  # [C]
@@ -57,3 +51,17 @@ def _figures(sums: dict[str, np.ndarray]) -> dict[str, float]:
         "examples": float(examples),
         "classes": float(seen.sum()),
     }
+
+
+def score(logits: jax.Array, label: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """{'top1', 'top5' (0 or 1), 'loss' in nats, 'examples' (1)}, float32 [B] each; 0 where the mask is.
+
+    Args: logits: [B,C]. label, mask: [B].
+    """
+    logits, label = logits.astype(jnp.float32), label[:, None]
+    true = jnp.take_along_axis(logits, label, axis=1)
+    # The rank counts ties against the model: constant logits score 0, not 1.
+    rank = jnp.sum((logits >= true) & (jnp.arange(logits.shape[1]) != label), axis=1)
+    loss = jax.nn.logsumexp(logits, axis=1) - true[:, 0]
+    rows = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
+    return {name: jnp.where(mask > 0, row, 0.0) for name, row in rows.items()}
