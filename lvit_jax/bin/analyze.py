@@ -42,11 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     app.start()
     out = _new_folder(args.out)
     figures, files = _analysis(args, queries)
-    part = out.with_name(out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    for name, contents in files.items():
-        (part / name).write_bytes(contents)
-    part.replace(out)
+    _write(out, files)
     app.report(figures if args.json else _summary(figures) | {"out": args.out}, args.json)
     return 0
 
@@ -71,6 +67,16 @@ def _new_folder(name: str):
     if out.exists():
         raise InputError(f"--out={name} exists already; remove it or name another folder")
     return out
+
+
+def _write(out, files: dict[str, bytes]) -> None:
+    part = out.with_name(out.name + ".part")
+    if part.exists():
+        part.rmtree()  # of a start that was killed while it wrote
+    part.mkdir(parents=True)
+    for name, contents in files.items():
+        (part / name).write_bytes(contents)
+    part.replace(out)
 
 
 def _analysis(args: Namespace, queries: list[tuple[int, int]] | None) -> tuple[dict, dict[str, bytes]]:

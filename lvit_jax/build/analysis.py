@@ -13,7 +13,7 @@ from lvit_jax.build.data import device_batches
 from lvit_jax.build.parts import image_shape
 from lvit_jax.data.order import permutation
 from lvit_jax.data.source import Source
-from lvit_jax.errors import InputError
+from lvit_jax.errors import InputError, Stopped
 from lvit_jax.evals.attention import head_figures, query_maps
 from lvit_jax.evals.cka import LEAST, cka, grams, hsic
 from lvit_jax.models import ENCODERS
@@ -77,6 +77,7 @@ def choose_images(source: Source, count: int, size: int) -> Source:
 class Measured(NamedTuple):
     """What a pass over the images says of one model."""
 
+    images: int  # that could be read
     grams: np.ndarray  # float32 [T,L,n,n]
     mask: np.ndarray  # [T,n]
     heads: list[dict[str, np.ndarray]]  # {"distance", "entropy"} of each block, [H]
@@ -107,8 +108,10 @@ def measure(model: Backbone, source: Source, size: int) -> Measured:
         total = sums if total is None else jax.tree.map(np.add, total, sums)
         left = (time.monotonic() - start) / done * (count - done)
         log.info("%s: batch %d of %d, %.0f s left", model.name, done, count, left)
-    whole, seen = source.size // size, max(1.0, float(np.sum(masks)))
-    return Measured(np.stack(products[:whole]), np.stack(masks[:whole]), jax.tree.map(lambda x: x / seen, total))
+    whole, seen = source.size // size, int(np.sum(masks))
+    if not seen:
+        raise Stopped(f"no image of {source.name} could be read")
+    return Measured(seen, np.stack(products[:whole]), np.stack(masks[:whole]), jax.tree.map(lambda x: x / seen, total))
 
 
 def analyse(models: dict[str, Backbone], source: Source, size: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -116,18 +119,18 @@ def analyse(models: dict[str, Backbone], source: Source, size: int) -> tuple[dic
 
     Args: source: what `choose_images` chose; size: images of a mini-batch.
     """
+    first = next(iter(models))
     with jax.default_matmul_precision("highest"):
         measured = {label: measure(model, source, size) for label, model in models.items()}
     mask = np.min([part.mask for part in measured.values()], axis=0)
     every = cka(hsic(np.concatenate([part.grams for part in measured.values()], axis=1), mask))
     ends = np.cumsum([0, *(model.layers for model in models.values())])
     rows = {label: slice(*ends[i : i + 2]) for i, label in enumerate(models)}
-    first = next(iter(models))
     matrices = {label: every[rows[label], rows[first]] for label in models}
     figures = {
         "source": source.name,
         "split": source.split,
-        "images": source.size,
+        "images": measured[first].images,
         "seed": SEED,
         "batch_size": size,
         "cka_images": int(mask.sum()),  # of whole mini-batches
@@ -205,6 +208,8 @@ def draw_maps(model: Backbone, source: Source, count: int, queries: list[tuple[i
     batch = next(device_batches(source, transform(model.config, model.data), size, mesh)())
     with jax.default_matmul_precision("highest"):
         weights, images, mask = mesh_lib.gather((maps(model.params, batch["image"]), batch["image"], batch["mask"]))
+    if not mask.any():
+        raise Stopped(f"none of the {source.size} image(s) of {source.name} to draw on could be read")
     pixels = images * np.asarray(model.data["std"]) + np.asarray(model.data["mean"])
     pixels = np.rint(255 * pixels).clip(0, 255).astype(np.uint8)
     return Maps(pixels[mask > 0], queries, weights[mask > 0], block, model.encoder.patch_size)
