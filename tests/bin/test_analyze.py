@@ -25,7 +25,9 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {name: make_workdir(folder / name, name, seed) for seed, name in enumerate(("vit", "wide", "swin"))}
+    return {
+        name: make_workdir(folder / name, name, seed) for seed, name in enumerate(("vit", "wide", "swin", "regnet"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,7 @@ def test_there_is_a_figure_of_everything_for_light_and_dark_paper(analysis):
         (["--queries=0;1"], "is no list of patches"),
         (["--against={vit}"], "is named twice"),
         (["--workdir={swin}", "--block=1"], "swin is a swin_micro, and attention maps are of vit and vit_rpe"),
+        (["--against={regnet}"], "holds a RegNet: it teaches classifiers"),
         (["--against=/nowhere"], "/nowhere is not the folder of a run"),
         (["--images=0"], "the least is 1"),
         (["--split=nowhere"], "unknown split"),
