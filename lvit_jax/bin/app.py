@@ -17,6 +17,8 @@ COMMANDS = {
     "train": "every training run: pre-training, distillation, fine-tuning",
     "eval_classify": "top-1, top-5 and mean per class of a fine-tuned run on any labelled split",
     "eval_probe": "accuracy of every layer of a frozen encoder: k-NN, linear probes",
+    "analyze": "similarity of layers (CKA), attention distance and entropy, attention maps, as numbers and figures",
+    "embed": "features of a folder or a data set, as a Parquet or NPZ table",
     "predict": "names, classes and probabilities for a folder of images",
     "export_torch": "a run as PyTorch weights: timm folder, transformers folder, MAE file",
     "import_torch": "PyTorch weights as a folder that runs can start from",
