@@ -1,0 +1,48 @@
+"""What probes read: every chosen layer of an encoder, pooled in every chosen way."""
+
+from collections.abc import Sequence
+
+import jax
+
+from lvit_jax.errors import InputError, unknown
+from lvit_jax.models.features import Features, layers
+from lvit_jax.models.heads import pool
+
+POOLS = ("mean", "cls")
+
+
+def spot(layer: int, how: str) -> str:
+    """The name of a layer under a pooling: 'layer_06_cls'. Names sort as their layers do."""
+    return f"layer_{layer:02d}_{how}"
+
+
+def pooled(features: Features, chosen: Sequence[int], hows: Sequence[str]) -> dict[str, jax.Array]:
+    """{spot: float32 [B,D]} of Features whose tokens are normed; layers are counted as `features.layers` does."""
+    found = layers(features)
+    return {spot(i, how): pool(features.replace(tokens=found[i]), how) for i in chosen for how in hows}
+
+
+def choose_layers(wanted: Sequence[int], count: int) -> tuple[int, ...]:
+    """The wanted layers in order; all `count` of them where none is named.
+
+    Raises:
+      InputError: a layer that is not there.
+    """
+    for layer in wanted:
+        if not 0 <= layer < count:
+            raise InputError(f"layer {layer} does not exist; this encoder has layers 0 to {count - 1}")
+    return tuple(sorted(set(wanted))) or tuple(range(count))
+
+
+def choose_pools(wanted: Sequence[str], cls: bool) -> tuple[str, ...]:
+    """The wanted poolings; where none is named, the mean, and CLS of an encoder that has it.
+
+    Raises:
+      InputError: an unknown pooling, or "cls" of an encoder without that token.
+    """
+    for how in wanted:
+        if how not in POOLS:
+            raise unknown("pool", how, POOLS)
+        if how == "cls" and not cls:
+            raise InputError("pool='cls', but this encoder has no CLS token; nearest: 'mean'")
+    return tuple(how for how in POOLS if how in (wanted or (POOLS if cls else ("mean",))))
