@@ -12,8 +12,10 @@ BATCH = 64  # images of an update, in every pre-training and with all labels
 FEW_BATCH = 50  # with few labels, as configs/demo/finetune_few.py
 WARMUP = 0.1  # share of the updates
 NEIGHBOURS = 20
-# Seconds of 1000 updates on two idle cores, measured; they only weigh the steps for the time left.
-COST = {"teacher": 35.0, "mae": 25.0, "moco": 60.0, "d2": 35.0, "finetune": 35.0, "eval_probe": 15.0, "analyze": 25.0}
+# Seconds of 1000 updates on two idle cores, measured, beside START of compiling; they only weigh the steps for the
+# time left.
+COST = {"teacher": 35.0, "mae": 25.0, "moco": 60.0, "d2": 35.0, "finetune": 35.0, "eval_probe": 5.0, "analyze": 15.0}
+START = 5.0
 
 
 class Plan(NamedTuple):
@@ -48,19 +50,23 @@ def _pretrain(plan: Plan, name: str, title: str) -> Step:
     workdir = plan.root / name
     argv = [f"--config=configs/demo/{name}.py", f"--workdir={workdir}", *_length(plan.steps, BATCH, plan.images)]
     argv += [f"--config.init.teacher={plan.root / 'teacher'}"] * (name == "d2")
-    cost = COST[name] * plan.steps / 1000
+    cost = START + COST[name] * plan.steps / 1000
     return Step(f"pre-train {title}", "train", (*argv, *plan.overrides), workdir, cost)
 
 
 def _length(steps: int, batch: int, images: int) -> tuple[str, ...]:
     """So many updates, warmed up over the first of them: configs count a warm-up in epochs, as the papers."""
     per_epoch = images // batch if images >= batch else images / batch
-    flags = {"train.steps": steps, "train.batch_size": batch, "optim.warmup_epochs": f"{WARMUP * steps / per_epoch:.6g}"}
+    flags = {
+        "train.steps": steps,
+        "train.batch_size": batch,
+        "optim.warmup_epochs": f"{WARMUP * steps / per_epoch:.6g}",
+    }
     return tuple(f"--config.{key}={value}" for key, value in flags.items())
 
 
 def finetuning(plan: Plan, cell: Cell) -> Step:
-    """Fine-tunes from one start, on some of the labels, with one seed: as many updates as pre-training, or a quarter."""
+    """Fine-tunes from one start, on all labels with as many updates as pre-training, on few with a quarter of them."""
     workdir = cell.workdir(plan.root)
     config = "finetune" if cell.labels == ALL else "finetune_few"
     argv = [f"--config=configs/demo/{config}.py", f"--workdir={workdir}", f"--config.seed={cell.seed}"]
@@ -73,7 +79,7 @@ def finetuning(plan: Plan, cell: Cell) -> Step:
         argv += _length(steps, min(FEW_BATCH, count), count)
     argv += [f"--config.init.encoder={plan.root / cell.start}"] * (cell.start != "scratch")
     title = f"fine-tune on {cell.labels} labels, {STARTS[cell.start]}, seed {cell.seed}"
-    return Step(title, "train", (*argv, *plan.overrides), workdir, COST["finetune"] * steps / 1000)
+    return Step(title, "train", (*argv, *plan.overrides), workdir, START + COST["finetune"] * steps / 1000)
 
 
 def models(plan: Plan) -> dict[str, str]:

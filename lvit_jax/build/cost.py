@@ -57,7 +57,7 @@ def d2_teacher_flops(config: Config, images: jax.ShapeDtypeStruct) -> int:
 
 
 def step_seconds(workdir: epath.PathLike, batch_size: int) -> float:
-    """Seconds of the steps of a run over all its starts; the first step of each, which compiles, as the ones after it."""
+    """Seconds of all steps of a run; the first of each start, which compiles, counts as the ones after it."""
     records = [record for record in read_metrics(workdir) if record.get("images_per_s")]
     ends = [0, *(record["step"] for record in records)]
     rates = [record["images_per_s"] for record in records]
