@@ -69,7 +69,7 @@ def base() -> ConfigDict:
             "init": {  # build.weights.load_weights
                 "encoder": placeholder(str),  # the workdir of a run or of an import
                 "teacher": placeholder(str),
-                "demo_teacher": placeholder(str),  # a config that trains the teacher where none is given
+                "demo_teacher": placeholder(str),  # a config that trains it (or a frozen encoder) where none is given
                 "heads_from": placeholder(int),
                 "fresh": (),
                 "dropped": (),
@@ -249,6 +249,22 @@ def finetune() -> ConfigDict:
     # has its own), the mask token, another head.
     config.init.dropped = ("decoder/.*", "adapters/.*", "projector/.*", "predictor/.*", "head/.*", "encoder/norm/.*")
     config.init.dropped += ("encoder/mask_token",)
+    return config
+
+
+def probe() -> ConfigDict:
+    """Linear probes on ImageNet as MAE probes its last layer (recipes 7; main_linprobe.py), here of all layers."""
+    config = base()
+    config.objective = {  # objectives.probe.make_probe
+        "name": "probe",
+        "classes": placeholder(int),  # None: as many as the data has
+        "layers": (),  # such as (6, 12); (): all
+        "pools": (),  # ("mean",), ("cls",); (): all there are
+        "head_std": 0.01,
+    }
+    config.data.update({"recipe": "mae", "interpolation": "bicubic"})  # crop and flip, nothing else
+    config.optim.update({"name": "lars", "blr": 0.1, "warmup_epochs": 10.0, "weight_decay": 0.0, "momentum": 0.9})
+    config.train.update({"epochs": 90.0, "batch_size": 16384})
     return config
 
 

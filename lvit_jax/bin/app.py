@@ -22,7 +22,7 @@ COMMANDS = {
     "export_torch": "a run as PyTorch weights: timm folder, transformers folder, MAE file",
     "import_torch": "PyTorch weights as a folder that runs can start from",
     "plan": "memory, FLOPs, time and fit of a run on a TPU topology, without a TPU",
-    "bench": "measures this machine: the training step, the input pipeline",
+    "bench": "measures this machine: the training step, the input pipeline, linear probes",
     "demo": "the whole road on bundled data, with a report",
     "observation": "scratch, MAE, MoCo-v3 and D² on equal updates, side by side, with a report",
     "doctor": "what is wrong with this machine, and how to mend it",

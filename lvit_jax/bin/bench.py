@@ -2,13 +2,14 @@
 
 lvit bench step --model=vit_tiny --batch=64           # a whole training step
 lvit bench data --source=folder:/my/images --json     # decoding and augmenting images
+lvit bench probe --image_size=112 --batch=32          # linear probes of all layers, beside one
 """
 
 from collections.abc import Sequence
 
-from lvit_jax.bin import app, bench_data, bench_step, flags
+from lvit_jax.bin import app, bench_data, bench_probe, bench_step, flags
 
-PARTS = {"step": bench_step, "data": bench_data}
+PARTS = {"step": bench_step, "data": bench_data, "probe": bench_probe}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

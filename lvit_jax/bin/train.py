@@ -7,12 +7,13 @@ A workdir holds config.json, checkpoints/, metrics/ (JSON lines), figures/ and t
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from lvit_jax.bin import app, distributed, flags
 from lvit_jax.errors import Stopped
-from lvit_jax.objectives import NEEDS_TEACHER
+from lvit_jax.objectives import NEEDS_ENCODER, NEEDS_TEACHER
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,33 +29,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(config: ConfigDict, workdir: str) -> bool:
-    """Trains one config in one workdir; a demo config without a teacher trains its demo teacher first.
+    """Trains one config in one workdir; a demo config without teacher or encoder trains its demo's first.
 
     Returns:
       whether the run came to its end: it may have been preempted, and goes on when started again.
     """
     from etils import epath
 
-    from lvit_jax.build.run import build_run, check_before_teacher
+    from lvit_jax.build.run import check_before_teacher
+
+    role = "encoder" if config.objective.name in NEEDS_ENCODER else "teacher"
+    needed = config.objective.name in NEEDS_TEACHER | NEEDS_ENCODER
+    if needed and not config.init[role] and config.init.demo_teacher:
+        place = str(epath.Path(workdir) / role)
+        teacher = flags.check(flags.load_config(config.init.demo_teacher))
+        check_before_teacher(config.to_dict(), teacher.to_dict(), workdir)
+        config.init[role] = place
+        if distributed.is_first():
+            print(f"no {role} given: {config.init.demo_teacher} in {place}", file=sys.stderr)
+        if not train(teacher, place):
+            return False
+    run, state = finish(config, workdir)
+    return int(state.step) >= run.steps
+
+
+def finish(config: ConfigDict, workdir: str) -> tuple[Any, Any]:
+    """Trains one config in one workdir to its end, or until it is preempted: (its Run, its TrainState)."""
+    from lvit_jax.build.run import build_run
     from lvit_jax.training.checkpoint import steps
     from lvit_jax.training.loop import fit
     from lvit_jax.training.mesh import check_shared
     from lvit_jax.training.record import write_record
 
-    if config.objective.name in NEEDS_TEACHER and not config.init.teacher and config.init.demo_teacher:
-        config.init.teacher = str(epath.Path(workdir) / "teacher")
-        teacher = flags.check(flags.load_config(config.init.demo_teacher))
-        check_before_teacher(config.to_dict(), teacher.to_dict(), workdir)
-        if distributed.is_first():
-            print(f"no teacher given: {config.init.demo_teacher} in {config.init.teacher}", file=sys.stderr)
-        if not train(teacher, config.init.teacher):
-            return False
     run, record = build_run(config.to_dict(), workdir)
     check_shared(workdir)
     if distributed.is_first():
         write_record(workdir, record)
     try:
-        return int(fit(run).step) >= run.steps
+        return run, fit(run)
     except KeyboardInterrupt:
         last = next(iter(steps(workdir)), 0)
         print(f"\nstopped; the same command goes on from step {last}", file=sys.stderr)

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from lvit_jax.build.parts import Config, encoder, image_shape
+from lvit_jax.build.parts import UNTRAINED, Config, encoder, image_shape
 from lvit_jax.data.recipes import RECIPES, Example
 from lvit_jax.data.source import Source
 from lvit_jax.data.sources import open_splits
 from lvit_jax.errors import InputError
 from lvit_jax.models.features import Features
 from lvit_jax.models.initial import from_scratch
-from lvit_jax.models.layers import LayerNorm
+from lvit_jax.models.probes import whole
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import load_params
 from lvit_jax.training.record import read_record
@@ -26,7 +26,6 @@ IMPORT = {
     "data": {"source": None, "data_dir": None, "train_split": "train", "eval_crop": 0.875, "resample": "exact"},
     "eval": {"batch_size": 64},
 }
-UNTRAINED = "untrained:"  # before a workdir: its architecture with fresh weights, the baseline of every analysis
 
 
 class Backbone(NamedTuple):
@@ -82,11 +81,7 @@ def make_features(backbone: Backbone) -> Callable[[Tree, jax.Array], Features]:
     """(params, images [B,H,W,C]) -> Features of whole images whose tokens are normed; pure."""
 
     def features(params: Tree, images: jax.Array) -> Features:
-        found = backbone.encoder.apply({"params": params["encoder"]}, images)
-        if "norm" not in params:
-            return found
-        norm = LayerNorm(jnp.float32, backbone.encoder.norm_eps)
-        return found.replace(tokens=norm.apply({"params": params["norm"]}, found.tokens))
+        return whole(backbone.encoder, params, images)
 
     return features
 
@@ -102,9 +97,14 @@ def transform(config: Config, data: Config) -> Example:
         channels=channels,
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        eval_crop=data["crop"] if "crop" in data else config["data"]["eval_crop"],  # of an import, or of a run
+        eval_crop=eval_crop(config, data),
         resample=config["data"]["resample"],
     )
+
+
+def eval_crop(config: Config, data: Config) -> float:
+    """The share of the image that evaluation crops: an import's is in its record, a run's in its config."""
+    return data["crop"] if "crop" in data else config["data"]["eval_crop"]
 
 
 def labelled_splits(

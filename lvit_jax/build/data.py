@@ -13,8 +13,10 @@ from lvit_jax.data.recipes import Example
 from lvit_jax.data.source import Source
 from lvit_jax.data.sources import Data, open_data
 from lvit_jax.evals.classify import make_classify
+from lvit_jax.evals.probes import make_probes
 from lvit_jax.evals.reconstruct import make_reconstruct
 from lvit_jax.evals.spread import make_spread
+from lvit_jax.objectives import NEEDS_ENCODER
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.optim import averaged
 from lvit_jax.types import Batch, Eval, Objective, TrainState
@@ -53,7 +55,9 @@ def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, da
     # Without validation images, a look at training images still shows whether reconstructions improve.
     source = data.val or data.train.take(np.arange(min(size, data.train.size)))
     batches = device_batches(source, data.transform, size, mesh, data.threads)
-    if labels:
+    if config["objective"]["name"] in NEEDS_ENCODER:
+        measures = [(make_probes(objective), None)]
+    elif labels:
         measures = [(make_classify(objective), None)]
     elif "norm_pix" not in config["objective"]:  # nothing is reconstructed
         measures = [(make_spread(objective), None)]

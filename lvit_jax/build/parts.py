@@ -13,11 +13,19 @@ from lvit_jax.data.recipes import VIEWS
 from lvit_jax.errors import InputError, nearest
 from lvit_jax.models import ENCODERS, KINDS
 from lvit_jax.models.heads import classifier, distilled_classifier
-from lvit_jax.objectives import CLASSIFIERS, NEEDS_CLASSIFIER, NEEDS_TEACHER, OBJECTIVES, check_encoder
+from lvit_jax.objectives import (
+    CLASSIFIERS,
+    NEEDS_CLASSIFIER,
+    NEEDS_ENCODER,
+    NEEDS_TEACHER,
+    OBJECTIVES,
+    check_encoder,
+)
 from lvit_jax.training.record import read_record
 from lvit_jax.types import Batch, Objective, Variables
 
 Config = Mapping[str, Any]
+UNTRAINED = "untrained:"  # before a workdir: its architecture with fresh weights, the baseline of every analysis
 
 
 def call(function: Callable, section: str, given: Config, **computed: Any) -> Any:
@@ -89,6 +97,8 @@ def make_objective(
     computed: dict[str, Any] = {"encoder": encoder(config["model"])}
     if "classes" in section:
         computed["classes"] = count_classes(section["classes"], classes)
+    if section["name"] in NEEDS_ENCODER:
+        computed |= _probed(config)
     if "steps" in inspect.signature(make).parameters:
         computed["steps"] = steps
     if section["name"] in NEEDS_TEACHER:
@@ -96,6 +106,20 @@ def make_objective(
     elif learns and config["init"]["teacher"]:
         raise InputError(f"objective {section['name']!r} takes no teacher; unset init.teacher")
     return call(make, "objective", section, **computed)
+
+
+def _probed(config: Config) -> dict[str, Any]:
+    """What a probe computes of the encoder that `init.encoder` names: its module, and where its final norm stands."""
+    name, place = config["model"]["name"], config["init"]["encoder"]
+    module, cls = encoder(config["model"]), "cls" in KINDS[ENCODERS[name][0]].can
+    record = read_record(place.removeprefix(UNTRAINED))["config"] if place else {"objective": None}
+    section = record["objective"] or {"name": "backbone"}
+    if section["name"] not in CLASSIFIERS:
+        return {"encoder": module, "cls": cls}
+    if section.get("token") == "own":
+        module = module.clone(distill_token=True)
+    norm = section.get("head_norm", True) and not section.get("expand") and not place.startswith(UNTRAINED)
+    return {"encoder": module.clone(final_norm=False), "cls": cls, "norm": norm}
 
 
 def _teacher(config: Config, teacher: Config | None, classes: int | None) -> nn.Module:
@@ -123,6 +147,13 @@ def need_teacher(config: Config) -> str:
     if not config["init"]["teacher"]:
         raise InputError(f"objective {config['objective']['name']!r} needs --config.init.teacher=WORKDIR")
     return config["init"]["teacher"]
+
+
+def need_encoder(config: Config) -> str:
+    """The workdir of the frozen encoder; no path probes a randomly initialised one without being asked to."""
+    if not config["init"]["encoder"]:
+        raise InputError(f"objective {config['objective']['name']!r} needs --config.init.encoder=WORKDIR")
+    return config["init"]["encoder"]
 
 
 def count_classes(stated: int | None, names: tuple[str, ...] | None) -> int:

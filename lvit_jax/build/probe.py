@@ -1,4 +1,4 @@
-"""A backbone and labelled images -> accuracy of each of its layers by k nearest neighbours."""
+"""A backbone and labelled images -> accuracy of each of its layers, by k nearest neighbours and linear probes."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from lvit_jax.build.backbone import Backbone, make_features, transform
+from lvit_jax.build.backbone import Backbone, eval_crop, make_features, transform
 from lvit_jax.build.data import device_batches
 from lvit_jax.data.source import Source
 from lvit_jax.errors import InputError, Stopped
@@ -15,8 +16,9 @@ from lvit_jax.evals.knn import check_ks, make_bank, make_knn
 from lvit_jax.models import ENCODERS, KINDS
 from lvit_jax.models.probes import choose_layers, choose_pools, pooled, spot
 from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.loop import Run
 from lvit_jax.training.report import say
-from lvit_jax.types import Batch
+from lvit_jax.types import Batch, TrainState
 
 QUERIES = 256  # that meet the bank at once, over all devices
 
@@ -25,6 +27,14 @@ def choose_spots(backbone: Backbone, layers: Sequence[int], pools: Sequence[str]
     """(layers, pools) to probe: all there are where none are named; raises as `choose_layers`, `choose_pools`."""
     cls = "cls" in KINDS[ENCODERS[backbone.config["model"]["name"]][0]].can
     return choose_layers(layers, backbone.layers), choose_pools(pools, cls)
+
+
+def check_bank(ks: Sequence[int], train: Source, val: Source) -> None:
+    """Raises InputError for images without labels, or a k larger than the bank."""
+    for source in (train, val):
+        if not source.classes:
+            raise InputError(f"{source.name!r} has no labels, and neighbours vote with theirs")
+    check_ks(ks, train.size)
 
 
 def knn_rows(
@@ -47,10 +57,7 @@ def knn_rows(
       InputError: images without labels, a k larger than the bank, a batch that does not divide over the devices.
       Stopped: features that are not finite.
     """
-    for source in (train, val):
-        if not source.classes:
-            raise InputError(f"{source.name!r} has no labels, and neighbours vote with theirs")
-    check_ks(ks, train.size)
+    check_bank(ks, train, val)
     mesh_lib.check_alike({"the images": [train.fingerprint, val.fingerprint]})
     bank = collect(backbone, train, layers, pools, batch_size)
     queries = collect(backbone, val, layers, pools, batch_size)
@@ -102,6 +109,37 @@ def query_batches(features: np.ndarray, labels: np.ndarray, mesh: jax.sharding.M
         lost = share - len(part["label"])
         part["mask"] = np.ones(share - lost, np.float32)
         yield mesh_lib.put(mesh, {k: np.pad(v, [(0, lost)] + [(0, 0)] * (v.ndim - 1)) for k, v in part.items()})
+
+
+def linear_config(
+    config: ConfigDict, backbone: Backbone, layers: Sequence[int], pools: Sequence[str], places: dict[str, str | None]
+) -> ConfigDict:
+    """A config of linear probes for a backbone and its layers: its model and pixels, the images of `labelled_splits`.
+
+    Args: places: source, train_split, val_split, data_dir; None for the run's own.
+    """
+    places = {key: value for key, value in places.items() if value is not None}
+    own = backbone.config["data"]
+    if places.get("source", own["source"]) == own["source"]:
+        fields = ("source", "train_split", "val_split", "data_dir", "holdout", "split_seed")
+        places = {key: own[key] for key in fields if key in own} | places
+    with config.unlocked(), config.ignore_type():
+        config.model = ConfigDict(backbone.config["model"])
+        config.objective.update({"layers": tuple(layers), "pools": tuple(pools)})
+        config.data.update(places)
+        config.data.statistics = tuple(backbone.data["mean"]), tuple(backbone.data["std"])
+        config.data.update({"eval_crop": eval_crop(backbone.config, backbone.data), "resample": own["resample"]})
+        config.init.encoder = backbone.name
+        config.eval.batch_size = backbone.config["eval"]["batch_size"]
+    return config
+
+
+def linear_figures(run: Run, state: TrainState, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with 'linear': {'top1', 'top5' in percent, 'loss' in nats} of the probes of a finished run."""
+    found = run.evals[0].run(state)
+    names = [spot(row["layer"], row["pool"]) for row in rows]
+    linear = [{what: found[f"{what}_{name}"] for what in ("top1", "top5", "loss")} for name in names]
+    return [{**row, "linear": figures} for row, figures in zip(rows, linear, strict=True)]
 
 
 def watched(items: Iterable, count: int, what: str, every: float = 5.0) -> Iterator:

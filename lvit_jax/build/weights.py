@@ -5,14 +5,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 from etils import epath
 
-from lvit_jax.build.parts import Config, encoder, image_shape
+from lvit_jax.build.backbone import load_backbone
+from lvit_jax.build.parts import UNTRAINED, Config, encoder, image_shape, need_encoder
 from lvit_jax.errors import InputError
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.positions import FIXED, resample
 from lvit_jax.models.relative import resample_bias
+from lvit_jax.objectives import NEEDS_ENCODER
 from lvit_jax.training.checkpoint import load_into, load_params, steps
 from lvit_jax.training.record import read_record
 from lvit_jax.tree import flatten, tree_hash
@@ -44,6 +47,9 @@ def load_weights(config: Config, abstract: Variables, data: Config, recorded: di
         heads, ε or (for teachers) pixel statistics are others than this run's.
     """
     init, params, frozen, hashes = config["init"], {}, {}, {}
+    if config["objective"]["name"] in NEEDS_ENCODER:  # which is in no checkpoint of this run
+        frozen, hashes["encoder"] = _load_frozen(config, abstract.frozen, data)
+        return Weights(params, frozen, hashes)
     if init["encoder"] and "encoder" in recorded and not (epath.Path(init["encoder"]) / "config.json").exists():
         log.info("%s is gone; resuming from this run's own checkpoints", init["encoder"])
         hashes["encoder"] = recorded["encoder"]
@@ -71,9 +77,25 @@ def _load_encoder(config: Config, target: Tree, data: Config) -> tuple[Tree, str
         rename=((r"encoder/norm/(.*)", r"head/norm/\1"),) if cls else (),
         resize=resizer(theirs, config["model"]),
     )
-    if {key: record["data"][key] for key in ("mean", "std")} != {key: data[key] for key in ("mean", "std")}:
-        log.warning("%s saw pixels of other statistics than data.statistics here", init["encoder"])
+    _warn_of_statistics(init["encoder"], record["data"], data)
     return loaded, tree_hash(source)
+
+
+def _load_frozen(config: Config, target: Tree, data: Config) -> tuple[Tree, str]:
+    """All leaves of `target`, {"encoder"} and perhaps its classifier's {"norm"}, and the hash of what was loaded."""
+    place = need_encoder(config)
+    record = read_record(place.removeprefix(UNTRAINED))
+    check_model(config, record)
+    source = jax.device_get(load_backbone(place).params)
+    resize = resizer(record["config"]["model"], config["model"])
+    loaded = load_into(target, source, dropped=("encoder/mask_token",), resize=resize)
+    _warn_of_statistics(place, record["data"], data)
+    return loaded, tree_hash(source)
+
+
+def _warn_of_statistics(source: str, theirs: Config, ours: Config) -> None:
+    if any(list(theirs[key]) != list(ours[key]) for key in ("mean", "std")):
+        log.warning("%s saw pixels of other statistics than data.statistics here", source)
 
 
 def _load_teacher(config: Config, target: Tree, data: Config) -> tuple[Tree, str]:

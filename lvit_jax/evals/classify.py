@@ -17,20 +17,13 @@ def make_classify(objective: Objective) -> Callable[[Tree, TrainState, Iterable[
 
     @jax.jit
     def count(params: Tree, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        logits = objective.predict(params, state, batch)["logits"].astype(jnp.float32)  # [B,C]
-        label = batch["label"][:, None]
-        true = jnp.take_along_axis(logits, label, axis=1)
-        # The rank counts ties against the model: constant logits score 0, not 1.
-        rank = jnp.sum((logits >= true) & (jnp.arange(logits.shape[1]) != label), axis=1)
-        loss = jax.nn.logsumexp(logits, axis=1) - true[:, 0]
-        rows = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
-        return {name: jnp.sum(jnp.where(batch["mask"] > 0, row, 0.0)) for name, row in rows.items()}
+        return counts(objective.predict(params, state, batch)["logits"], batch["label"], batch["mask"])
 
     def classify(params: Tree, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         total: dict[str, jax.Array] = {}
         for batch in batches:
-            counts = count(params, state, batch)
-            total = jax.tree.map(jnp.add, total, counts) if total else counts
+            found = count(params, state, batch)
+            total = jax.tree.map(jnp.add, total, found) if total else found
         sums = {name: float(value) for name, value in jax.device_get(total).items()}
         examples = sums.pop("examples")
         if not examples:
@@ -39,3 +32,17 @@ def make_classify(objective: Objective) -> Callable[[Tree, TrainState, Iterable[
         return {**shares, "examples": examples}
 
     return classify
+
+
+def counts(logits: jax.Array, label: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Sums over the examples whose mask is not 0: {'top1', 'top5', 'loss', 'examples'}, float32 [] each.
+
+    Args: logits: [B,C]. label, mask: [B].
+    """
+    logits, label = logits.astype(jnp.float32), label[:, None]
+    true = jnp.take_along_axis(logits, label, axis=1)
+    # The rank counts ties against the model: constant logits score 0, not 1.
+    rank = jnp.sum((logits >= true) & (jnp.arange(logits.shape[1]) != label), axis=1)
+    loss = jax.nn.logsumexp(logits, axis=1) - true[:, 0]
+    rows = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
+    return {name: jnp.sum(jnp.where(mask > 0, row, 0.0)) for name, row in rows.items()}

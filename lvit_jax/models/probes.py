@@ -1,12 +1,15 @@
 """What probes read: every chosen layer of an encoder, pooled in every chosen way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.models.features import Features, layers
 from lvit_jax.models.heads import pool
+from lvit_jax.models.layers import LayerNorm
 
 POOLS = ("mean", "cls")
 
@@ -14,6 +17,18 @@ POOLS = ("mean", "cls")
 def spot(layer: int, how: str) -> str:
     """The name of a layer under a pooling: 'layer_06_cls'. Names sort as their layers do."""
     return f"layer_{layer:02d}_{how}"
+
+
+def whole(encoder: nn.Module, params: Mapping, images: jax.Array) -> Features:
+    """Features of whole images [B,H,W,C] whose tokens are normed, by the encoder or, as in classifiers, behind it.
+
+    Args: params: {"encoder"}, and {"norm"} where the encoder has no final norm and its classifier's head has.
+    """
+    found = encoder.apply({"params": params["encoder"]}, images)
+    if "norm" not in params:
+        return found
+    norm = LayerNorm(jnp.float32, encoder.norm_eps)
+    return found.replace(tokens=norm.apply({"params": params["norm"]}, found.tokens))
 
 
 def pooled(features: Features, chosen: Sequence[int], hows: Sequence[str]) -> dict[str, jax.Array]:

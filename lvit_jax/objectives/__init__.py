@@ -13,6 +13,7 @@ class Method(NamedTuple):
     needs: frozenset[str] = frozenset()  # `models.ABILITIES` of its encoder, and of a teacher that is one
     teacher: str | None = None  # its second argument: an "encoder" or a whole "classifier"
     classifies: bool = False  # evaluations and predictions read its logits
+    frozen: bool = False  # its encoder, which is never trained: the weights that `init.encoder` names
     compares: bool = False  # examples of a batch with each other, so that accumulation over smaller ones changes it
 
 
@@ -28,11 +29,13 @@ OBJECTIVES = {
     "classify_distill": Method(
         "lvit_jax.objectives.classify_distill:make_classify_distill", frozenset({"cls"}), "classifier", True
     ),
+    "probe": Method("lvit_jax.objectives.probe:make_probe", frozen=True),
 }
 
-# A teacher's weights must come from a file, never from an initialiser.
+# The weights of a teacher or of a frozen encoder must come from a file, never from an initialiser.
 NEEDS_TEACHER = frozenset(name for name, method in OBJECTIVES.items() if method.teacher)
 NEEDS_CLASSIFIER = frozenset(name for name, method in OBJECTIVES.items() if method.teacher == "classifier")
+NEEDS_ENCODER = frozenset(name for name, method in OBJECTIVES.items() if method.frozen)
 CLASSIFIERS = frozenset(name for name, method in OBJECTIVES.items() if method.classifies)
 
 

@@ -12,6 +12,8 @@ from etils import epath
 # Shown on the progress line, in this order, where a record has them; everything is in the JSON lines.
 SHOWN = ("loss", "lr", "images_per_s", "data_wait", "eta")
 
+MOST = 8  # figures of an evaluation on its line; the rest is in the files
+
 
 def say(text: str) -> None:
     """One line on stderr from process 0; on a terminal it takes the place of the progress line."""
@@ -66,7 +68,9 @@ class Report:
         self._scalars(step, scalars)
         self._pictures(name, step, pictures)
         if scalars:
-            say(f"step {step}  " + "  ".join(f"{key} {value:.4g}" for key, value in scalars.items()))
+            shown = [f"{key} {value:.4g}" for key, value in scalars.items()][:MOST]
+            more = f"  and {len(scalars) - MOST} more in metrics/" if len(scalars) > MOST else ""
+            say(f"step {step}  " + "  ".join(shown) + more)
 
     def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._lines and scalars:
