@@ -39,6 +39,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "packaging",
         "pillow",
+        "pyarrow",  # tfds requires it too; `lvit embed` writes Parquet with it
         "safetensors",
         "scikit-learn",
         "tensorboard",

@@ -7,10 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from lvit_jax.bin.figures import COLOURS, SHADES
+from lvit_jax.bin.figures import COLOURS, INK, PAPER, SHADES
 from lvit_jax.build.analysis import Maps
 
 AXES = {"distance": "attention distance, pixels", "entropy": "attention entropy, nats"}
+WRITTEN = 8  # layers up to which the numbers stand in the matrix
 WIDTH = 2.6  # inches of a panel: three make the width of a page
 
 
@@ -25,8 +26,15 @@ def cka(pairs: Sequence[Mapping[str, Any]]) -> plt.Figure:
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_locator(MaxNLocator(6, integer=True))
         panel.spines[:].set_visible(False)
+        if max(matrix.shape) <= WRITTEN:
+            _write_values(panel, matrix)
     figure.colorbar(image, ax=panels, label="linear CKA", shrink=0.8)
     return figure
+
+
+def _write_values(panel: plt.Axes, matrix: np.ndarray) -> None:
+    for (y, x), value in np.ndenumerate(matrix):
+        panel.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6, color=INK if value > 0.5 else PAPER)
 
 
 def heads(models: Sequence[Mapping[str, Any]], what: str) -> plt.Figure:
@@ -49,7 +57,7 @@ def heads(models: Sequence[Mapping[str, Any]], what: str) -> plt.Figure:
             capprops=line,
         )
         for number, values in enumerate(blocks, start=1):
-            panel.plot([number] * len(values), values, ".", color=colour, markersize=3)
+            panel.plot([number] * len(values), values, ".", color=plt.rcParams["text.color"], markersize=2.5, zorder=3)
         panel.xaxis.set_major_locator(MaxNLocator(12, integer=True))
         panel.xaxis.set_major_formatter("{x:.0f}")
         panel.set_xlim(0.3, len(blocks) + 0.7)
@@ -62,7 +70,7 @@ def heads(models: Sequence[Mapping[str, Any]], what: str) -> plt.Figure:
 
 
 def maps(label: str, found: Maps) -> plt.Figure:
-    """A row per image and query: the image with the query's patch framed, then each head over it, bilinear."""
+    """A row per image and query: the image with the query's patch framed, then the map of each head, bilinear."""
     count, queries, heads = found.weights.shape[:3]
     size = (1.0 * (heads + 1), 1.0 * count * queries + 0.35)
     figure, grid = plt.subplots(count * queries, heads + 1, figsize=size, layout="constrained", squeeze=False)

@@ -18,6 +18,7 @@ COMMANDS = {
     "eval_classify": "top-1 and top-5 of a fine-tuned run on any labelled split",
     "eval_probe": "accuracy of every layer of a frozen encoder: k-NN",
     "analyze": "similarity of layers (CKA), attention distance and entropy, attention maps, as numbers and figures",
+    "embed": "features of a folder or a data set, as a Parquet or NPZ table",
     "predict": "names, classes and probabilities for a folder of images",
     "export_torch": "a run as PyTorch weights: timm folder, transformers folder, MAE file",
     "import_torch": "PyTorch weights as a folder that runs can start from",

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 # Okabe and Ito's colours, which the colour-blind tell apart; all of these stand out on white and on near-black.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-SHADES = "cividis"  # of matrices: even in lightness, and the same to the colour-blind
+SHADES = "viridis"  # of matrices: even in lightness, so that the colour-blind and grey prints keep the order
 INK, PAPER = "#1a1a1a", "#ffffff"
 COMMON = {"font.size": 9, "axes.titlesize": 9, "axes.grid": False, "image.interpolation": "nearest"}
 

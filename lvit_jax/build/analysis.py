@@ -169,14 +169,13 @@ def check_queries(
     """{label: (queries, block)} of the models whose maps are drawn; the middle patch and the last block where None.
 
     Raises:
-      InputError: a block or a patch that a model does not have, or a wish of either of a model without maps.
+      InputError: a block or a patch that a model does not have; a wish of either where no model has maps.
     """
-    found = {}
+    found, without = {}, []
     for label, model in models.items():
         name, depth = model.config["model"]["name"], model.encoder.depth
         if ENCODERS[name][0] not in WHOLE:
-            if queries or block:
-                raise InputError(f"{label} is a {name}; attention maps are of {' and '.join(WHOLE)}, without windows")
+            without.append(f"{label} is a {name}, and attention maps are of {' and '.join(WHOLE)}, without windows")
             continue
         if block is not None and not 1 <= block <= depth:
             raise InputError(f"--block={block}, but {label} has blocks 1 to {depth}")
@@ -186,6 +185,10 @@ def check_queries(
             if not (0 <= row < rows and 0 <= column < columns):
                 raise InputError(f"--queries={row},{column}: {label} has patches 0,0 to {rows - 1},{columns - 1}")
         found[label] = queries or [(rows // 2, columns // 2)], block or depth
+    if without and not found and (queries or block is not None):
+        raise InputError(without[0])
+    for line in without:
+        log.info(line)
     return found
 
 

@@ -25,6 +25,7 @@ def grams(layers: Sequence[jax.Array], mask: jax.Array) -> jax.Array:
 
     def gram(x: jax.Array) -> jax.Array:
         x = x.reshape(len(x), -1).astype(jnp.float32)
+        x = x - x[:1]  # without rounding where images are alike, so that what is the same for all becomes 0
         x = x - mask @ x / jnp.maximum(mask.sum(), 1)
         return jnp.einsum("id,jd->ij", x, x, precision="highest")
 
