@@ -16,7 +16,7 @@ from lvit_jax.errors import InputError, Stopped, unknown
 COMMANDS = {
     "train": "every training run: pre-training, distillation, fine-tuning",
     "eval_classify": "top-1 and top-5 of a fine-tuned run on any labelled split",
-    "eval_probe": "accuracy of every layer of a frozen encoder: k-NN",
+    "eval_probe": "accuracy of every layer of a frozen encoder: k-NN, linear probes",
     "analyze": "similarity of layers (CKA), attention distance and entropy, attention maps, as numbers and figures",
     "embed": "features of a folder or a data set, as a Parquet or NPZ table",
     "predict": "names, classes and probabilities for a folder of images",

@@ -9,7 +9,10 @@ from lvit_jax.bin.observation_plan import ALL, NEIGHBOURS, STARTS
 
 NAMES = STARTS | {"scratch": "the supervised model", "untrained": "untrained"}
 # What a row of `lvit eval_probe` holds: how to read top-1 in percent from it.
-MEASURES = {f"{NEIGHBOURS}-NN": lambda row: row["knn"][str(NEIGHBOURS)]["top1"]}
+MEASURES = {
+    "linear probe": lambda row: row["linear"]["top1"],
+    f"{NEIGHBOURS}-NN": lambda row: row["knn"][str(NEIGHBOURS)]["top1"],
+}
 
 
 def findings(results: Mapping[str, Any]) -> list[str]:

@@ -10,11 +10,12 @@ STARTS = {"scratch": "from scratch"} | METHODS
 ALL = "all"
 BATCH = 64  # images of an update, in every pre-training and with all labels
 FEW_BATCH = 50  # with few labels, as configs/demo/finetune_few.py
+PROBE_BATCH = 128  # as configs/demo/probe.py
 WARMUP = 0.1  # share of the updates
 NEIGHBOURS = 20
 # Seconds of 1000 updates on two idle cores, measured, beside START of compiling; they only weigh the steps for the
 # time left.
-COST = {"teacher": 35.0, "mae": 25.0, "moco": 60.0, "d2": 35.0, "finetune": 35.0, "eval_probe": 5.0, "analyze": 15.0}
+COST = {"teacher": 35.0, "mae": 25.0, "moco": 60.0, "d2": 35.0, "finetune": 35.0, "eval_probe": 20.0, "analyze": 15.0}
 START = 5.0
 
 
@@ -90,10 +91,12 @@ def models(plan: Plan) -> dict[str, str]:
 
 
 def probing(plan: Plan, name: str) -> Step:
-    """Accuracy of every layer of one model, frozen."""
-    out = plan.root / "probe" / f"{name}.json"
-    argv = (f"--workdir={models(plan)[name]}", f"--k={NEIGHBOURS}", "--json")
-    return Step(f"probe {name}", "eval_probe", argv, out, COST["eval_probe"])
+    """Accuracy of every layer of one model, frozen: k-NN, and linear probes trained with a third of the updates."""
+    out = plan.root / "probe" / name
+    argv = [f"--workdir={models(plan)[name]}", f"--k={NEIGHBOURS}", "--linear=demo/probe", f"--out={out}"]
+    argv += _length(max(1, plan.steps // 3), PROBE_BATCH, plan.images)
+    cost = START + COST["eval_probe"] * plan.steps / 1000
+    return Step(f"probe {name}", "eval_probe", (*argv, *plan.overrides), out / "probe.json", cost)
 
 
 def analysis(plan: Plan) -> Step:
@@ -101,7 +104,7 @@ def analysis(plan: Plan) -> Step:
     first, *others = models(plan).values()
     out = plan.root / "analysis"
     argv = (f"--workdir={first}", f"--against={','.join(others)}", f"--out={out}")
-    return Step("compare layers and attention", "analyze", argv, out, COST["analyze"])
+    return Step("compare layers and attention", "analyze", argv, out / "analysis.json", COST["analyze"])
 
 
 def all_steps(plan: Plan) -> list[Step]:

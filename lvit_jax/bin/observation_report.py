@@ -24,7 +24,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem aut
 body {{ color: var(--ink); background: var(--paper) }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }}
 td, th {{ padding: .2rem .8rem; border-bottom: 1px solid var(--line); text-align: right }}
-td:first-child, th:first-child {{ text-align: left }}
+td:first-child, th:first-child {{ text-align: left; white-space: nowrap }}
 figure {{ margin: 1rem 0 2rem; display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start }}
 figcaption {{ flex-basis: 100% }} img {{ max-width: 100%; height: auto }} pre {{ overflow-x: auto }}
 </style>
@@ -40,8 +40,8 @@ figcaption {{ flex-basis: 100% }} img {{ max-width: 100%; height: auto }} pre {{
 </html>
 """
 COST_NOTE = (
-    "All three methods make equal updates of the student on equal images, {batch} an update; MoCo-v3 and any other "
-    "method with two views crops each image twice, so that its encoder sees twice as many crops. FLOPs are those of "
+    "All three methods make equal updates of the student on equal images, {batch} an update; MoCo-v3 "
+    "crops each image twice, so that its encoder sees twice as many crops. FLOPs are those of "
     "matrix products, forward and backward (lvit_jax/training/flops.py); decoder, predictor and MoCo's momentum "
     "encoder are counted with the student. Seconds are those of the steps on this machine, without compiling and "
     "evaluating; D²-MAE's hold its teacher's forward passes. The model from scratch has no pre-training."
@@ -50,7 +50,7 @@ CAPTIONS = {
     "accuracy": "Fine-tuned top-1 accuracy, %, on the {val_images} validation images: mean ± standard deviation over "
     "{seeds} seeds, which also draw the labels; with all labels one run each. Pre-training has one seed (0): the "
     "spread is not that of pre-training. All starts are fine-tuned by one schedule.",
-    "layers": "{measure} accuracy of frozen features by layer, top-1, %: layer 0 is the patch embedding, the last one "
+    "layers": "{measure}: accuracy of frozen features by layer, top-1, %: layer 0 is the patch embedding, the last one "
     "the end of the encoder. The supervised model saw the labels of the training images; the others did not.",
     "cka": "Linear CKA between layers of the same number, of each model and of the supervised one, on {cka_images} "
     "validation images (unbiased, mini-batches).",
@@ -154,9 +154,15 @@ def _tables(results: Mapping[str, Any]) -> dict[str, str]:
         [NAMES[name], *(f"{x:.3f}" for x in diagonal(m))] for name, m in results["cka"].items() if name != "scratch"
     ]
     tables["cka"] = _numbered("layer", 0, rows)
-    for what, digits in (("entropy", 2), ("distance", 2)):
-        found = {NAMES[name]: block_means(blocks) for name, blocks in results[what].items()}
-        tables[what] = _numbered("block", 1, [[k, *(f"{x:.{digits}f}" for x in v)] for k, v in found.items()])
+    rows = [
+        [f"{NAMES[name]}, layer {layer}", *(f"{x:.3f}" for x in row)]
+        for name, matrix in results["cka"].items()
+        for layer, row in enumerate(matrix)
+    ]
+    tables["matrices"] = f"<details><summary>The numbers</summary>{_numbered('layer, supervised', 0, rows)}</details>"
+    for what in ("entropy", "distance"):
+        rows = [[NAMES[name], *(f"{x:.2f}" for x in block_means(b))] for name, b in results[what].items()]
+        tables[what] = _numbered("block", 1, rows)
     return tables
 
 

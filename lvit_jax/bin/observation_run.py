@@ -52,12 +52,7 @@ def _measure(walk: Walk, step: Step) -> None:
     if step.workdir.exists():
         print(f"\n{step.workdir} is there already", file=sys.stderr)
         return
-    said = walk.run(step)
-    if step.workdir.suffix == ".json":
-        part = step.workdir.with_name(step.workdir.name + ".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(said.splitlines()[-1] + "\n")
-        part.replace(step.workdir)
+    walk.run(step)
 
 
 def last(workdir: Path, key: str) -> float:
@@ -105,7 +100,7 @@ def probes(plan: Plan) -> dict[str, Any]:
 
 def analyses(plan: Plan) -> dict[str, Any]:
     """{"cka": {model: [its layers][supervised layers]}, "entropy" and "distance": {model: [blocks][heads]}, images}"""
-    figures = json.loads((observation_plan.analysis(plan).workdir / "analysis.json").read_text())
+    figures = json.loads(observation_plan.analysis(plan).workdir.read_text())
     names = list(observation_plan.models(plan))  # the order of the command
     found = {"cka": dict(zip(names, [pair["rows_are_layers_of_y"] for pair in figures["cka"]], strict=True))}
     for what in ("entropy", "distance"):
