@@ -38,7 +38,19 @@ def to_torch(said, figures, fast):
     assert said.keys() == {"timm", "transformers"} and max(said.values()) < 1e-4
 
 
-HOLDS = {"quickstart": quickstart, "to_torch": to_torch}
+def distil(said, figures, fast):
+    assert figures == 1 and list(said) == ["untrained", "MAE", "D²-MAE"]
+    assert all(10 <= top1 <= 100 for found in said.values() for top1 in found.values())
+    assert fast or min(said[name]["k-NN"] for name in ("MAE", "D²-MAE")) > said["untrained"]["k-NN"] + 20
+
+
+def analyze(said, figures, fast):
+    assert figures == 4 and list(said) == ["supervised", "mae", "moco"]
+    assert said["supervised"] == [1.0] * 5
+    assert all(0 < value < 1 for name in ("mae", "moco") for value in said[name])
+
+
+HOLDS = {"analyze": analyze, "distil": distil, "quickstart": quickstart, "to_torch": to_torch}
 
 
 def test_every_notebook_is_known():
