@@ -81,7 +81,8 @@ def base() -> ConfigDict:
             },
             "checkpoint": {"every_steps": 1000, "keep": 2},
             "log": {"every_steps": 50, "tensorboard": True, "profile": placeholder(tuple)},
-            "eval": {"every_epochs": 10.0, "batch_size": 512},
+            # knn_images: in pre-training, k-NN accuracy by at most so many labelled images, of as many; 0: none
+            "eval": {"every_epochs": 10.0, "batch_size": 512, "knn_images": 10_000},
         }
     ).lock()
 

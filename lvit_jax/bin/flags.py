@@ -74,6 +74,7 @@ LEAST = {
     "mesh.devices": 1,
     "mesh.fsdp": 1,
     "eval.batch_size": 1,
+    "eval.knn_images": 0,
 }
 
 

@@ -1,28 +1,35 @@
 """The `data` and `eval` sections of a config -> training batches, and what is measured during the run."""
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from lvit_jax.build.neighbours import collect, compare
 from lvit_jax.build.parts import Config, call, image_shape
 from lvit_jax.data import pipeline
 from lvit_jax.data.recipes import Example
 from lvit_jax.data.source import Source
 from lvit_jax.data.sources import Data, open_data
 from lvit_jax.evals.classify import make_classify
+from lvit_jax.evals.knn import make_knn
 from lvit_jax.evals.probes import make_probes
 from lvit_jax.evals.reconstruct import make_reconstruct
 from lvit_jax.evals.spread import make_spread
 from lvit_jax.objectives import NEEDS_ENCODER
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.optim import averaged
-from lvit_jax.types import Batch, Eval, Objective, TrainState
+from lvit_jax.types import Batch, Eval, Objective, TrainState, Tree
 
 # A second pass, of the encoder alone and over whole images: a thousand say enough of a standard deviation.
 SPREAD_IMAGES = 1024
+NEIGHBOURS = 20  # DINO's best number of neighbours
+COLLAPSED = 0.01  # feature_std of collapsed features; untrained encoders of the demos have 0.036 and more
+
+log = logging.getLogger(__name__)
 
 
 def load_data(config: Config) -> Data:
@@ -46,7 +53,10 @@ def make_batches(config: Config, data: Data) -> Callable:
 
 
 def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, data: Data, steps: int) -> tuple:
-    """What is measured in a run: accuracy; or else the spread of features, and reconstructions where it makes some."""
+    """What is measured in a run: accuracy; or else the spread of features and their neighbours, and reconstructions.
+
+    Neighbours need labels, which play no part in the training; reconstructions an objective that makes some.
+    """
     size = config["eval"]["batch_size"]
     every = max(1, round(config["eval"]["every_epochs"] * data.train.size / config["train"]["batch_size"]))
     labels = "classes" in config["objective"]
@@ -60,19 +70,62 @@ def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, da
     elif labels:
         measures = [(make_classify(objective), None)]
     elif "norm_pix" not in config["objective"]:  # nothing is reconstructed
-        measures = [(make_spread(objective), None)]
+        measures = [(make_spread(objective, mesh_lib.gather), None)]
     else:
         norm_pix = config["objective"]["norm_pix"]
         measures = [(make_reconstruct(objective, data.mean, data.std, norm_pix, mesh_lib.gather), None)]
-        measures.append((make_spread(objective), max(1, SPREAD_IMAGES // size)))
+        measures.append((make_spread(objective, mesh_lib.gather), max(1, SPREAD_IMAGES // size)))
+    neighbours = None if labels else make_neighbours(config, objective, mesh, data)
 
     def run(state: TrainState) -> dict[str, Any]:
         average = averaged(state.opt_state)
         params = state.params if average is None else average
         figures = [measure(params, state, itertools.islice(batches(), count)) for measure, count in measures]
-        return {name: value for part in figures for name, value in part.items()}
+        figures.append(neighbours(params, state) if neighbours else {})
+        found = {name: value for part in figures for name, value in part.items()}
+        _warn_of_collapse(int(state.step), found)
+        return found
 
     return (Eval("val" if data.val else "train_images", min(every, steps), run),)
+
+
+def make_neighbours(config: Config, objective: Objective, mesh: jax.sharding.Mesh, data: Data) -> Callable | None:
+    """(params, state) -> {'knn_top1' in percent}: 20-NN accuracy of predict's "features", as whole images have them.
+
+    At most `eval.knn_images` training images, evenly spaced, are the bank, and as many validation images are judged.
+    None where that is 0, where there are no labels, or no validation images.
+    """
+    most, classes = config["eval"]["knn_images"], data.train.classes or ()
+    if not most or data.val is None or len(classes) < 2:
+        return None
+    sources = [source.take(_evenly(source.size, most)) for source in (data.train, data.val)]
+    size = config["eval"]["batch_size"]
+    passes = [device_batches(source, data.transform, size, mesh, data.threads) for source in sources]
+    knn = make_knn((NEIGHBOURS,), len(classes))
+
+    @jax.jit
+    def see(params, state, batch):
+        return {"feature": objective.predict(params, state, batch)["features"], "label": batch["label"]}
+
+    def neighbours(params: Tree, state: TrainState) -> dict[str, float]:
+        bank, queries = (collect(lambda batch: see(params, state, batch), batches()) for batches in passes)
+        if len(bank["label"]) < NEIGHBOURS:
+            return {}
+        given = ((images["feature"], images["label"]) for images in (bank, queries))
+        return {"knn_top1": compare(knn, mesh, *given)[NEIGHBOURS]["top1"]}
+
+    return neighbours
+
+
+def _evenly(size: int, count: int) -> np.ndarray:
+    """At most `count` of `size` indices, evenly spaced: of folders, which are ordered by class, from every class."""
+    return np.linspace(0, size - 1, min(size, count)).round().astype(np.int64)
+
+
+def _warn_of_collapse(step: int, figures: dict[str, Any]) -> None:
+    if figures.get("feature_std", 1.0) < COLLAPSED:
+        message = "step %d: features have collapsed: their standard deviation is %.2g (1: they fill the sphere)"
+        log.warning(message + ", their effective rank %.3g", step, figures["feature_std"], figures["effective_rank"])
 
 
 def device_batches(

@@ -1,5 +1,6 @@
 """A backbone and labelled images -> accuracy of each of its layers, by k nearest neighbours and linear probes."""
 
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -10,17 +11,16 @@ from ml_collections import ConfigDict
 
 from lvit_jax.build.backbone import Backbone, eval_crop, make_features, transform
 from lvit_jax.build.data import device_batches
+from lvit_jax.build.neighbours import collect, compare
 from lvit_jax.data.source import Source
 from lvit_jax.errors import InputError, Stopped
-from lvit_jax.evals.knn import check_ks, make_bank, make_knn
+from lvit_jax.evals.knn import check_ks, make_knn
 from lvit_jax.models import ENCODERS, KINDS
 from lvit_jax.models.probes import choose_layers, choose_pools, pooled, spot
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.loop import Run
 from lvit_jax.training.report import say
-from lvit_jax.types import Batch, TrainState
-
-QUERIES = 256  # that meet the bank at once, over all devices
+from lvit_jax.types import TrainState
 
 
 def choose_spots(backbone: Backbone, layers: Sequence[int], pools: Sequence[str]) -> tuple[tuple, tuple]:
@@ -59,19 +59,18 @@ def knn_rows(
     """
     check_bank(ks, train, val)
     mesh_lib.check_alike({"the images": [train.fingerprint, val.fingerprint]})
-    bank = collect(backbone, train, layers, pools, batch_size)
-    queries = collect(backbone, val, layers, pools, batch_size)
+    bank = features_of(backbone, train, layers, pools, batch_size)
+    queries = features_of(backbone, val, layers, pools, batch_size)
     knn, mesh, rows = make_knn(ks, len(train.classes)), mesh_lib.make_mesh(), []
     for layer in watched(layers, len(layers), "layers compared"):
         for how in pools:
             name = spot(layer, how)
-            whole = jax.device_put(make_bank(bank[name], bank["label"]), mesh_lib.replicated(mesh))
-            found = knn(whole, query_batches(queries[name], queries["label"], mesh))
-            rows.append({"layer": layer, "pool": how, "knn": found})
+            given = ((images[name], images["label"]) for images in (bank, queries))
+            rows.append({"layer": layer, "pool": how, "knn": compare(knn, mesh, *given)})
     return rows
 
 
-def collect(
+def features_of(
     backbone: Backbone, source: Source, layers: Sequence[int], pools: Sequence[str], batch_size: int | None = None
 ) -> dict[str, np.ndarray]:
     """{spot: float32 [N,D], "label": int32 [N]} of all readable images of a source, whole on every process."""
@@ -81,34 +80,15 @@ def collect(
 
     @jax.jit
     def see(params, batch):
-        found = pooled(features(params, batch["image"]), layers, pools)
-        return found | {name: batch[name] for name in ("label", "mask")}
+        return pooled(features(params, batch["image"]), layers, pools) | {"label": batch["label"]}
 
     batches = device_batches(source, transform(backbone.config, backbone.data), size, mesh)
-    parts: dict[str, list[np.ndarray]] = {}
-    for batch in watched(batches(), -(-source.size // size), f"batches of {source.split} seen"):
-        found = mesh_lib.gather(see(backbone.params, batch))
-        readable = found.pop("mask") > 0
-        for name, rows in found.items():
-            parts.setdefault(name, []).append(rows[readable])
-    found = {name: np.concatenate(rows) for name, rows in parts.items()}
+    seen = watched(batches(), -(-source.size // size), f"batches of {source.split} seen")
+    found = collect(functools.partial(see, backbone.params), seen)
     for name, rows in found.items():
         if not np.isfinite(rows).all():
             raise Stopped(f"{backbone.name}: features of {name} are not finite")
     return found
-
-
-def query_batches(features: np.ndarray, labels: np.ndarray, mesh: jax.sharding.Mesh) -> Iterator[Batch]:
-    """Features [N,D] and labels [N] as padded and masked batches on the mesh, each process putting its own rows."""
-    size = -(-QUERIES // mesh.size) * mesh.size
-    me, all_of_us = mesh_lib.this_process().values()
-    share = size // all_of_us
-    for start in range(me * share, len(features) + me * share, size):
-        rows = slice(start, start + share)
-        part = {"feature": features[rows], "label": labels[rows]}
-        lost = share - len(part["label"])
-        part["mask"] = np.ones(share - lost, np.float32)
-        yield mesh_lib.put(mesh, {k: np.pad(v, [(0, lost)] + [(0, 0)] * (v.ndim - 1)) for k, v in part.items()})
 
 
 def linear_config(
