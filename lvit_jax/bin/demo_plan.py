@@ -1,5 +1,6 @@
 """The steps of the demo: commands of the other binaries, in order, and where each leaves its results."""
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Step(NamedTuple):
 
     def command(self) -> str:
         """What one types for it."""
-        return f"lvit {self.binary} {' '.join(self.argv)}"
+        return shlex.join(["lvit", self.binary, *self.argv])
 
 
 class Cell(NamedTuple):

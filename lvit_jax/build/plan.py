@@ -87,16 +87,21 @@ def teacher_config(config: Config, size: str) -> Config:
     return {"model": model, "objective": head if config["objective"]["name"] in NEEDS_CLASSIFIER else None}
 
 
-def abstract_step(job: Job) -> Step:
-    """The step of a run, whose arrays are ShapeDtypeStructs."""
-    config, size = job.config, job.config["train"]["batch_size"]
-    names = tuple(map(str, range(job.classes))) if "classes" in config["objective"] else None
-    objective = make_objective(config, names, job.teacher, count_steps(config, job.images)[0])
-    tx, _, steps = make_optimizer(config, shapes(objective, config).params, job.images)
+def abstract_step(config: Config, images: int, classes: int | None, teacher: Config | None = None) -> Step:
+    """The step of a run, whose arrays are ShapeDtypeStructs; the arguments are those of a `Job`."""
+    size = config["train"]["batch_size"]
+    names = tuple(map(str, range(classes))) if "classes" in config["objective"] else None
+    objective = make_objective(config, names, teacher, count_steps(config, images)[0])
+    tx, _, steps = make_optimizer(config, shapes(objective, config).params, images)
     sample = example(config)
     state = jax.eval_shape(make_init(objective, tx), jax.random.key(0), sample, {}, {})
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), sample)
     return Step(objective, tx, state, batch, steps)
+
+
+def step_flops(step: Step, accumulate: int) -> int:
+    """FLOPs of one update of the whole batch."""
+    return count_flops(make_step(step.objective, step.tx, 0, accumulate), step.state, step.batch)
 
 
 def plan(job: Job, efficiency: float, say: Callable[[str], None]) -> dict[str, Any]:
@@ -111,8 +116,9 @@ def plan(job: Job, efficiency: float, say: Callable[[str], None]) -> dict[str, A
       are of a chip, however many devices jax shows of it.
     """
     mesh, config, topology = _checked_mesh(job), job.config, job.topology
-    step, size, accumulate = abstract_step(job), config["train"]["batch_size"], config["train"]["accumulate"]
-    flops = count_flops(make_step(step.objective, step.tx, 0, accumulate), step.state, step.batch)
+    step = abstract_step(config, job.images, job.classes, job.teacher)
+    size, accumulate = config["train"]["batch_size"], config["train"]["accumulate"]
+    flops = step_flops(step, accumulate)
     image = step.batch["image"]
     held = ahead.held_bytes(mesh, step.state, config["mesh"]["rules"]) + image.size * image.dtype.itemsize / mesh.size
     compiled = _compile(job, step, say) if ahead.has_libtpu() else None
@@ -222,7 +228,8 @@ def _largest(job: Job, changes: dict[str, Any], say: Callable[[str], None]) -> d
     def fits(count: int) -> bool:
         config = unflatten(flatten(job.config) | changes | {"train/batch_size": count * unit})
         tried = job._replace(config=config)
-        memory = _memory(job.topology, 0, _compile(tried, abstract_step(tried), say))
+        step = abstract_step(config, job.images, job.classes, job.teacher)
+        memory = _memory(job.topology, 0, _compile(tried, step, say))
         totals[count] = memory["total_gib"]
         return memory["fits"]
 
