@@ -68,7 +68,7 @@ def test_the_encoder_stays_as_it_is_and_is_seen_as_in_evaluation(all_layers):
 
 
 def test_a_probe_is_torchs_batchnorm_and_linear_under_maes_lars(all_layers):
-    """LARS written out from MAE's util/lars.py: matrices by their trust ratio, biases plainly, momentum, then the rate."""
+    """LARS as in MAE's util/lars.py: matrices by their trust ratio, biases plainly, momentum, then the rate."""
     objective, states, _, rates = all_layers
     see = jax.jit(lambda images: pooled(whole(ENCODER, states[0].frozen, images), (2,), ("mean",)))
     name = spot(2, "mean")
