@@ -83,7 +83,8 @@ def measure(model: Backbone, source: Source, size: int) -> Measured:
         found = features(params, batch["image"])
         rows = head_figures(model.encoder, found)
         sums = jax.tree.map(lambda x: batch["mask"] @ x, rows)
-        return grams(layers(found), batch["mask"]), batch["mask"], sums
+        patches = [tokens[:, found.prefix :] for tokens in layers(found)]  # CKA leaves CLS out
+        return grams(patches, batch["mask"]), batch["mask"], sums
 
     products, masks, total, start = [], [], None, time.monotonic()
     count, batches = -(-source.size // size), device_batches(source, transform(model.config, model.data), size, mesh)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from analysis_devices import measure
 from encoders import make_workdir
 
 from lvit_jax.bin import analyze
+from lvit_jax.build.analysis import choose_images, load_models
 from lvit_jax.build.backbone import load_backbone, make_features, transform
 from lvit_jax.build.data import device_batches
 from lvit_jax.build.images import open_chosen
@@ -20,6 +22,14 @@ from lvit_jax.models.features import layers
 from lvit_jax.training.mesh import make_mesh
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+def from_definition(k, m):
+    """The unbiased HSIC of recipes 10.1, as it is written, of two Gram matrices."""
+    n, ones = len(k), np.ones(len(k))
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    value = np.trace(k @ m) + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+    return (value - 2 / (n - 2) * (ones @ k @ m @ ones)) / (n * (n - 3))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +81,24 @@ def test_features_are_of_the_named_image_layer_and_token(models, measured):
     batch = next(device_batches(source, transform(model.config, model.data), 40, make_mesh())())
     expected = layers(make_features(model)(model.params, batch["image"]))[1][:, 0]
     np.testing.assert_allclose(table["feature"][:40], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cka_is_that_of_the_patches_by_its_definition(models, measured):
+    """Without CLS, each model on the images as it was trained to see them, in float64, averaged before dividing."""
+    loaded = load_models([models["vit"], models["wide"]]).values()
+    source = choose_images(open_chosen(next(iter(loaded))), 96, 32)
+    hsic = np.zeros((7, 7))
+    streams = [device_batches(source, transform(m.config, m.data), 32, make_mesh())() for m in loaded]
+    for batches in zip(*streams, strict=True):
+        kept = []
+        for model, batch in zip(loaded, batches, strict=True):
+            found = layers(jax.jit(make_features(model))(model.params, batch["image"]))
+            kept += [np.asarray(tokens[:, 1:], np.float64).reshape(32, -1) for tokens in found]
+        hsic += [[from_definition(a @ a.T, b @ b.T) for b in kept] for a in kept]
+    own = np.sqrt(np.diag(hsic))
+    expected = (hsic / np.outer(own, own))[:, :3]
+    found = measured[1][0]
+    np.testing.assert_allclose(np.concatenate([found["cka.vit"], found["cka.wide"]]), expected, atol=2e-6)
 
 
 def test_the_json_has_every_figure_and_the_npz_the_same(analysis):
