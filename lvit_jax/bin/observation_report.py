@@ -92,8 +92,8 @@ def page(results: Mapping[str, Any], charts: Mapping[str, Mapping[str, bytes]]) 
         caption = CAPTIONS[kind].format(**results, measure=measure)
         figures.append(_figure(_file(name), files, caption, tables.get(name)))
     return PAGE.format(
-        light=_Style(STYLES[""]),
-        dark=_Style(STYLES["_dark"]),
+        light=STYLES[""],
+        dark=STYLES["_dark"],
         about=html.escape(_about(results)),
         findings="".join(f"<li>{html.escape(text)}</li>" for text in results["findings"]),
         cost=_table(*_cost(results["cost"])),
@@ -102,10 +102,6 @@ def page(results: Mapping[str, Any], charts: Mapping[str, Mapping[str, bytes]]) 
         count=len(results["commands"]),
         commands=html.escape("\n".join(results["commands"])),
     )
-
-
-class _Style(dict):
-    """A style whose keys have dots, for str.format."""
 
 
 def _about(results: Mapping[str, Any]) -> str:
