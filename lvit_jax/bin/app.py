@@ -16,6 +16,7 @@ from lvit_jax.errors import InputError, Stopped, unknown
 COMMANDS = {
     "train": "every training run: pre-training, distillation, fine-tuning",
     "eval_classify": "top-1 and top-5 of a fine-tuned run on any labelled split",
+    "eval_robustness": "ImageNet-A, -R, -V2, ReaL, -C (mCE), and corruptions of one's own",
     "predict": "names, classes and probabilities for a folder of images",
     "export_torch": "a run as PyTorch weights: timm folder, transformers folder, MAE file",
     "import_torch": "PyTorch weights as a folder that runs can start from",

@@ -22,8 +22,16 @@ ENOUGH_DISK = 5e9  # bytes: a few checkpoints of a small model with its optimize
 PROBE = 16 << 20  # bytes written to the workdir and read back
 SLOW = 1.0  # MB/s: below it, checkpoints stall a run
 # Archives that nothing may download for you: tfds reads them from DATA_DIR/downloads/manual.
-ARCHIVES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
-WHERE = {"imagenet2012": "image-net.org/download-images, after registration"}
+ARCHIVES = {
+    "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+    "imagenet2012_real": ("ILSVRC2012_img_val.tar",),
+    "imagenet2012_corrupted": ("ILSVRC2012_img_val.tar",),
+    **{f"imagenet_c/{name}": (f"{name}.tar",) for name in ("noise", "blur", "weather", "digital", "extra")},
+}
+WHERE = {"imagenet_c": "zenodo.org/records/2235448"}
+REGISTERED = "image-net.org/download-images, after registration"
+# Data sets that tfds itself does not have -> the module with their builder.
+BUILDERS = {"imagenet_c": "lvit_jax.data.builders.imagenet_c"}
 
 
 def check_workdir(patient: Patient) -> Finding:
@@ -125,13 +133,20 @@ def _rights(workdir: str) -> str:
 
 
 def _get_data(section: Mapping[str, Any]) -> str:
-    """How the data set of a config is got: which archives are missing and where they go, or a command."""
-    source, data_dir = section["source"], epath.Path(section["data_dir"] or "~/tensorflow_datasets").expanduser()
-    if source.startswith("folder:"):
+    """How the data set of a config is got."""
+    if section["source"].startswith("folder:"):
         return "put images into class folders there, or into train/ and val/ with class folders in them"
-    manual = data_dir / "downloads" / "manual"
-    missing = [name for name in ARCHIVES.get(source, ()) if not (manual / name).exists()]
-    build = f"tfds build {source} --file_format=array_record --data_dir={data_dir}"
+    how = how_to_get(section["source"], section["data_dir"])
+    return how if how.startswith("put") else f"{how}, or --config.data.source=folder:PATH for images of your own"
+
+
+def how_to_get(source: str, data_dir: str | None) -> str:
+    """How a data set of tfds is got: which archives are missing and where they go, and the command."""
+    place, base = epath.Path(data_dir or "~/tensorflow_datasets").expanduser(), source.split("/")[0]
+    manual = place / "downloads" / "manual"
+    missing = [name for name in ARCHIVES.get(source, ARCHIVES.get(base, ())) if not (manual / name).exists()]
+    imports = f" --imports={BUILDERS[base]}" if base in BUILDERS else ""
+    build = f"`tfds build {source}{imports} --file_format=array_record --data_dir={place}`"
     if missing:
-        return f"put {' and '.join(missing)} (from {WHERE[source]}) into {manual}, then `{build}`"
-    return f"`{build}`, or --config.data.source=folder:PATH for images of your own"
+        return f"put {' and '.join(missing)} (from {WHERE.get(base, REGISTERED)}) into {manual}, then {build}"
+    return build

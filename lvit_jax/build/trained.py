@@ -113,16 +113,21 @@ def own_split(trained: Trained, train: bool) -> Source:
 
 def transform(trained: Trained) -> Example:
     """The evaluation transform that the model was trained to be judged by."""
+    return RECIPES["eval"](**transform_fields(trained))
+
+
+def transform_fields(trained: Trained) -> dict[str, Any]:
+    """The fields of that transform."""
     height, width, channels = image_shape(trained.config["model"])
     own = trained.config["data"]
-    return RECIPES["eval"](
-        image_size=(height, width),
-        channels=channels,
-        mean=tuple(trained.data["mean"]),
-        std=tuple(trained.data["std"]),
-        eval_crop=trained.data["crop"] if "crop" in trained.data else own["eval_crop"],  # of an import, or of a run
-        resample=own["resample"],
-    )
+    return {
+        "image_size": (height, width),
+        "channels": channels,
+        "mean": tuple(trained.data["mean"]),
+        "std": tuple(trained.data["std"]),
+        "eval_crop": trained.data["crop"] if "crop" in trained.data else own["eval_crop"],  # of an import, or of a run
+        "resample": own["resample"],
+    }
 
 
 def predict_folder(

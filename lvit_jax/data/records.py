@@ -14,6 +14,8 @@ from lvit_jax.data.source import Source, digest
 from lvit_jax.errors import InputError, nearest, unknown
 
 DEFAULT_DIR = "~/tensorflow_datasets"
+# Data sets that tfds lacks and we can build -> the module that does.
+OURS = {"imagenet_c": "lvit_jax.data.builders.imagenet_c"}
 IN_MEMORY = 64 << 20  # bytes: smaller splits are read once and kept, which spares a call of Python per image
 
 
@@ -66,6 +68,15 @@ def split_names(name: str, data_dir: str | None) -> list[str]:
     return sorted(open_builder(name, data_dir).info.splits)
 
 
+def is_prepared(name: str, data_dir: str | None) -> bool:
+    """Whether the data set lies in `data_dir`."""
+    try:
+        open_builder(name, data_dir)
+    except InputError:
+        return False
+    return True
+
+
 def open_builder(name: str, data_dir: str | None):
     """The tfds builder of prepared files; never touches the network."""
     import tensorflow_datasets as tfds
@@ -86,8 +97,9 @@ def _absent(name: str, data_dir: str) -> InputError:
 
     base = name.split("/")[0].split(":")[0]
     known = tfds.list_builders(with_community_datasets=False)
-    if base in known:
-        how = f"prepare it with `tfds build {name} --file_format=array_record --data_dir={data_dir}`"
+    if base in {*known, *OURS}:
+        imports = f" --imports={OURS[base]}" if base in OURS else ""
+        how = f"prepare it with `tfds build {name}{imports} --file_format=array_record --data_dir={data_dir}`"
         return InputError(f"data set {name!r} is not prepared in {data_dir}; {how}")
     hint = nearest(name, ["digits", *known])
     return InputError(f"unknown data set {name!r}{hint}; valid: digits, folder:PATH, or a name of tensorflow_datasets")
@@ -168,7 +180,7 @@ def tfrecord_index(paths: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """File number, offset and length (int64 [N]) of every record; made once and cached beside the files."""
     cached = cache_file(paths, "offsets")
     if not cached.exists():
-        _save(cached, index=np.concatenate([_scan(i, path) for i, path in enumerate(paths)]))
+        save_arrays(cached, index=np.concatenate([_scan(i, path) for i, path in enumerate(paths)]))
     return tuple(np.load(cached)["index"].T)
 
 
@@ -199,7 +211,7 @@ def cache_file(paths: list[str], what: str) -> Path:
     return Path(os.path.expanduser("~/.cache/lvit_jax")) / beside.name
 
 
-def _save(path: Path, **arrays: np.ndarray) -> None:
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes an .npz in one move: another process sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.stem}.{os.getpid()}.npz")
@@ -236,5 +248,5 @@ def _labels(records: Records, builder, split: str, label: str) -> np.ndarray:
         spec = {label: tf.io.FixedLenFeature([], tf.int64)}
         spans = [range(start, min(start + 1024, records.size)) for start in range(0, records.size, 1024)]
         parsed = [tf.io.parse_example(list(records.read(span)), spec)[label].numpy() for span in spans]
-        _save(cached, labels=np.concatenate(parsed).astype(np.int32))
+        save_arrays(cached, labels=np.concatenate(parsed).astype(np.int32))
     return np.load(cached)["labels"]
