@@ -30,8 +30,6 @@ ARCHIVES = {
 }
 WHERE = {"imagenet_c": "zenodo.org/records/2235448"}
 REGISTERED = "image-net.org/download-images, after registration"
-# Data sets that tfds itself does not have -> the module with their builder.
-BUILDERS = {"imagenet_c": "lvit_jax.data.builders.imagenet_c"}
 
 
 def check_workdir(patient: Patient) -> Finding:
@@ -142,11 +140,12 @@ def _get_data(section: Mapping[str, Any]) -> str:
 
 def how_to_get(source: str, data_dir: str | None) -> str:
     """How a data set of tfds is got: which archives are missing and where they go, and the command."""
+    from lvit_jax.data.records import build_command
+
     place, base = epath.Path(data_dir or "~/tensorflow_datasets").expanduser(), source.split("/")[0]
     manual = place / "downloads" / "manual"
     missing = [name for name in ARCHIVES.get(source, ARCHIVES.get(base, ())) if not (manual / name).exists()]
-    imports = f" --imports={BUILDERS[base]}" if base in BUILDERS else ""
-    build = f"`tfds build {source}{imports} --file_format=array_record --data_dir={place}`"
+    build = build_command(source, str(place))
     if missing:
         return f"put {' and '.join(missing)} (from {WHERE.get(base, REGISTERED)}) into {manual}, then {build}"
     return build

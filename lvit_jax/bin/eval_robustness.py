@@ -8,7 +8,7 @@ imagenet_a, imagenet_r        top-1 among the 200 classes of each
 imagenet_v2                   and imagenet_v2/threshold-0.7, imagenet_v2/topimages: top-1
 imagenet2012_real             top-1 against sets of labels; images without a label are left out
 imagenet_c                    mCE by AlexNet's errors, and the mean error that no one's errors divide, of the published
-                              images as they are stored; `tfds build` takes the archives one by one (--config=noise)
+                              images as they are stored; lvit_jax/data/builders/imagenet_c.py prepares the archives
 imagenet2012_corrupted        the same of tfds' regenerated images, labelled so
 folder:PATH                   error by corruption; --mapping is a JSON file
                               {"folders": {"rain/light": ["rain", 1], ...}, "classes": {"dogs": "dog", ...}}
@@ -28,12 +28,14 @@ from lvit_jax.bin import app, distributed, flags
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.evals.benchmarks import NAMES, SEVERITIES
 from lvit_jax.evals.mapping import Mapping, read_mapping
+from lvit_jax.training.record import read_record
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Loads the classifier, measures every benchmark named, prints and writes."""
     args = _flags(argv)
     mapping = read_mapping(args.mapping) if args.mapping else None
+    read_record(args.workdir)  # a folder that is none is said before jax is imported
     app.start(args)
     from lvit_jax.build.trained import load_trained
 

@@ -98,11 +98,18 @@ def _absent(name: str, data_dir: str) -> InputError:
     base = name.split("/")[0].split(":")[0]
     known = tfds.list_builders(with_community_datasets=False)
     if base in {*known, *OURS}:
-        imports = f" --imports={OURS[base]}" if base in OURS else ""
-        how = f"prepare it with `tfds build {name}{imports} --file_format=array_record --data_dir={data_dir}`"
-        return InputError(f"data set {name!r} is not prepared in {data_dir}; {how}")
+        how = build_command(name, data_dir)
+        return InputError(f"data set {name!r} is not prepared in {data_dir}; prepare it with {how}")
     hint = nearest(name, ["digits", *known])
     return InputError(f"unknown data set {name!r}{hint}; valid: digits, folder:PATH, or a name of tensorflow_datasets")
+
+
+def build_command(name: str, data_dir: str) -> str:
+    """The command that prepares a data set of tfds or of ours, in backquotes."""
+    base, _, config = name.partition("/")
+    if base in OURS:
+        return f"`python -c \"from {OURS[base]} import prepare; prepare('{config}', '{data_dir}')\"`"
+    return f"`tfds build {name} --file_format=array_record --data_dir={data_dir}`"
 
 
 def _prepare_digits(data_dir: str):

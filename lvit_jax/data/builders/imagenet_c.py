@@ -1,6 +1,6 @@
 """ImageNet-C from its published archives, as tfds data sets: imagenet_c/noise, blur, weather, digital and extra.
 
-  tfds build imagenet_c --config=noise --imports=lvit_jax.data.builders.imagenet_c --file_format=array_record
+  python -c "from lvit_jax.data.builders.imagenet_c import prepare; prepare('noise', 'DATA_DIR')"
 
 with noise.tar (zenodo.org/records/2235448) in DATA_DIR/downloads/manual. One archive is one data set, so that each can
 be used without the others; a split is a corruption at a severity ("gaussian_noise_1"). The JPEG files go in as they
@@ -67,6 +67,14 @@ class ImagenetC(tfds.core.GeneratorBasedBuilder):
             for wnid, name, offset, size in members:
                 archive.seek(offset)
                 yield f"{wnid}/{name}", {"image": archive.read(size), "label": wnid, "file_name": name}
+
+
+def prepare(config: str, data_dir: str | None = None) -> None:
+    """Makes the data set of one archive, or finds it made.
+
+    Args: config: of `ARCHIVES`; data_dir: where tfds keeps its data, None for ~/tensorflow_datasets.
+    """
+    ImagenetC(config=config, data_dir=data_dir, file_format="array_record").download_and_prepare()
 
 
 def contents(path: str) -> dict[str, list[Member]]:
