@@ -8,6 +8,7 @@ from typing import Any
 
 MEAN = "mean error (not divided by AlexNet's; the column called mCE in TinyMIM's table is this one)"
 REGENERATED = "regenerated"
+LONGEST = 40  # letters of a name, a path for example, in the title of a picture
 
 
 def show(results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -36,7 +37,13 @@ def _table(figures: Mapping[str, Any]) -> list[str]:
         label = f" ({REGENERATED})" if REGENERATED in figures["images"] else ""
         value = "not reported: missing " + ", ".join(figures["missing"]) if figures["mCE"] is None else None
         lines += [f"images: {figures['images']}", f"mCE{label}: {value or format(figures['mCE'], '.2f')}"]
-    return [*lines, f"{MEAN if 'images' in figures else 'mean error'}: {figures['mean_error']:.2f} %"]
+    return [*lines, f"{_mean_name(figures)}: {figures['mean_error']:.2f} %"]
+
+
+def _mean_name(figures: Mapping[str, Any]) -> str:
+    if "images" not in figures:
+        return "mean error"
+    return "mean error of what is there" if figures["mCE"] is None else MEAN
 
 
 def _severities(errors: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -79,21 +86,23 @@ def picture(name: str, figures: Mapping[str, Any], path: Path) -> None:
     axes.imshow(cells, cmap="cividis", vmin=0, vmax=100, aspect="auto")  # cividis: made for the colour-blind
     for (y, x), value in np.ndenumerate(cells):
         text = "–" if np.isnan(value) else f"{value:.1f}"
-        axes.text(x, y, text, ha="center", va="center", color="black" if value > 55 or np.isnan(value) else "white")
+        axes.text(x, y, text, ha="center", va="center", color="black" if value > 50 or np.isnan(value) else "white")
     axes.set_xticks(range(len(severities)), severities)
     labels = [f"{corruption.replace('_', ' ')} ({figures['corruptions'][corruption]:.1f})" for corruption in errors]
     axes.set_yticks(range(len(errors)), labels)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("severity")
-    figure.suptitle(f"{name}: top-1 error in % (in brackets: mean)\n{_summary(figures)}", fontsize=10)
+    shown = name if len(name) <= LONGEST else "…" + name[-LONGEST:]
+    figure.suptitle(f"{shown}: top-1 error in % (in brackets: mean)\n{_summary(figures)}", fontsize=10)
     figure.savefig(path, dpi=150, facecolor="white")
     plt.close(figure)
 
 
 def _summary(figures: Mapping[str, Any]) -> str:
-    mean = f"mean error {figures['mean_error']:.1f} %"
+    value = f"{figures['mean_error']:.1f} %"
     if "images" not in figures:
-        return mean
-    mce = "no mCE: corruptions are missing" if figures["mCE"] is None else f"mCE {figures['mCE']:.1f}"
-    return f"{mce}, {mean}\n{figures['images']}"
+        return f"mean error {value}"
+    if figures["mCE"] is None:
+        return f"no mCE: corruptions are missing; {_mean_name(figures)} {value}\n{figures['images']}"
+    return f"mCE {figures['mCE']:.1f}, mean error {value}\n{figures['images']}"
