@@ -14,7 +14,7 @@ $(VENV)/demo.stamp: setup.py
 $(VENV)/dev.stamp: setup.py constraints-ci.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[dev,torch,tpu]' -c constraints-ci.txt
+	$(BIN)/pip install --quiet -e '.[dev,robust,torch,tpu]' -c constraints-ci.txt
 	touch $@ $(VENV)/demo.stamp
 
 demo: $(VENV)/demo.stamp

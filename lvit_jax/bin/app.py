@@ -16,6 +16,7 @@ from lvit_jax.errors import InputError, Stopped, unknown
 COMMANDS = {
     "train": "every training run: pre-training, distillation, fine-tuning",
     "eval_classify": "top-1, top-5 and mean per class of a fine-tuned run on any labelled split",
+    "eval_robustness": "ImageNet-A, -R, -V2, ReaL, -C (mCE), and corruptions of one's own",
     "eval_probe": "accuracy of every layer of a frozen encoder: k-NN, linear probes",
     "analyze": "similarity of layers (CKA), attention distance and entropy, attention maps, as numbers and figures",
     "embed": "features of a folder or a data set, as a Parquet or NPZ table",

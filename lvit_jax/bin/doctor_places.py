@@ -24,12 +24,16 @@ SLOW = 1.0  # MB/s: below it, checkpoints stall a run
 # Archives that nothing may download for you: tfds reads them from DATA_DIR/downloads/manual.
 ARCHIVES = {
     "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+    "imagenet2012_real": ("ILSVRC2012_img_val.tar",),
+    "imagenet2012_corrupted": ("ILSVRC2012_img_val.tar",),
     "fgvc_aircraft": ("fgvc-aircraft-2013b.tar.gz",),
+    **{f"imagenet_c/{name}": (f"{name}.tar",) for name in ("noise", "blur", "weather", "digital", "extra")},
 }
 WHERE = {
-    "imagenet2012": "image-net.org/download-images, after registration",
     "fgvc_aircraft": "www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
+    "imagenet_c": "zenodo.org/records/2235448",
 }
+REGISTERED = "image-net.org/download-images, after registration"
 
 
 def check_workdir(patient: Patient) -> Finding:
@@ -131,16 +135,21 @@ def _rights(workdir: str) -> str:
 
 
 def _get_data(section: Mapping[str, Any]) -> str:
-    """How the data set of a config is got: which archives are missing and where they go, or a command."""
-    from lvit_jax.data.records import OURS
-
-    source, data_dir = section["source"], epath.Path(section["data_dir"] or "~/tensorflow_datasets").expanduser()
-    if source.startswith("folder:"):
+    """How the data set of a config is got."""
+    if section["source"].startswith("folder:"):
         return "put images into class folders there, or into train/ and val/ with class folders in them"
-    manual = data_dir / "downloads" / "manual"
-    missing = [name for name in ARCHIVES.get(source, ()) if not (manual / name).exists()]
-    build = f"`tfds build {source} --file_format=array_record --data_dir={data_dir}`"
+    how = how_to_get(section["source"], section["data_dir"])
+    return how if how.startswith("put") else f"{how}, or --config.data.source=folder:PATH for images of your own"
+
+
+def how_to_get(source: str, data_dir: str | None) -> str:
+    """How a data set of tfds is got: which archives are missing and where they go, and the command."""
+    from lvit_jax.data.records import OURS, build_command
+
+    place, base = epath.Path(data_dir or "~/tensorflow_datasets").expanduser(), source.split("/")[0]
+    manual = place / "downloads" / "manual"
+    missing = [name for name in ARCHIVES.get(source, ARCHIVES.get(base, ())) if not (manual / name).exists()]
+    build = "the next command prepares it" if base in OURS else build_command(source, str(place))
     if missing:
-        then = "start the run, which prepares it" if source in OURS else f"then {build}"
-        return f"put {' and '.join(missing)} (from {WHERE[source]}) into {manual}, {then}"
-    return f"{build}, or --config.data.source=folder:PATH for images of your own"
+        return f"put {' and '.join(missing)} (from {WHERE.get(base, REGISTERED)}) into {manual}, then {build}"
+    return build

@@ -1,7 +1,7 @@
 """The workdir of any run or import -> its encoder and images, for what reads features: probes, embeddings, analyses."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -101,20 +101,20 @@ def transform(config: Config, data: Config) -> Example:
 
     Args: config, data: of its record.
     """
+    return RECIPES["eval"](**transform_fields(config, data))
+
+
+def transform_fields(config: Config, data: Config) -> dict[str, Any]:
+    """The fields of that transform."""
     height, width, channels = image_shape(config["model"])
-    return RECIPES["eval"](
-        image_size=(height, width),
-        channels=channels,
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        eval_crop=eval_crop(config, data),
-        resample=config["data"]["resample"],
-    )
-
-
-def eval_crop(config: Config, data: Config) -> float:
-    """The share of the image that evaluation crops: an import's is in its record, a run's in its config."""
-    return data["crop"] if "crop" in data else config["data"]["eval_crop"]
+    return {
+        "image_size": (height, width),
+        "channels": channels,
+        "mean": tuple(data["mean"]),
+        "std": tuple(data["std"]),
+        "eval_crop": data["crop"] if "crop" in data else config["data"]["eval_crop"],  # of an import, or of a run
+        "resample": config["data"]["resample"],
+    }
 
 
 def labelled_splits(

@@ -22,6 +22,7 @@ DEFAULT_DIR = "~/tensorflow_datasets"
 OURS = {
     "digits": "lvit_jax.data.builders.digits:Digits",
     "fgvc_aircraft": "lvit_jax.data.builders.fgvc_aircraft:FgvcAircraft",
+    "imagenet_c": "lvit_jax.data.builders.imagenet_c:ImagenetC",
 }
 IN_MEMORY = 64 << 20  # bytes: smaller splits are read once and kept, which spares a call of Python per image
 
@@ -83,6 +84,15 @@ def split_names(name: str, data_dir: str | None) -> list[str]:
     return sorted(open_builder(name, data_dir).info.splits)
 
 
+def is_there(name: str, data_dir: str | None) -> bool:
+    """Whether the data set lies in `data_dir`; one of `OURS` is prepared here if its archive is in its place."""
+    try:
+        open_builder(name, data_dir)
+    except InputError:
+        return False
+    return True
+
+
 def open_builder(name: str, data_dir: str | None):
     """The tfds builder of prepared files; never touches the network."""
     import tensorflow_datasets as tfds
@@ -90,7 +100,7 @@ def open_builder(name: str, data_dir: str | None):
 
     gcs_utils._is_gcs_disabled = True  # tfds would ask Google's bucket for metadata, which stalls without a network
     data_dir = os.path.expanduser(data_dir or DEFAULT_DIR)
-    if name in OURS:
+    if name.split("/")[0] in OURS:
         return _prepare(name, data_dir)
     try:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
@@ -104,12 +114,16 @@ def _absent(name: str, data_dir: str) -> InputError:
     base = name.split("/")[0].split(":")[0]
     known = tfds.list_builders(with_community_datasets=False)
     if base in known:
-        how = f"prepare it with `tfds build {name} --file_format=array_record --data_dir={data_dir}`"
-        return InputError(f"data set {name!r} is not prepared in {data_dir}; {how}")
+        return InputError(f"data set {name!r} is not prepared in {data_dir}; {build_command(name, data_dir)}")
     hint = nearest(name, [*OURS, *known])
     return InputError(
         f"unknown data set {name!r}{hint}; valid: {', '.join(OURS)}, folder:PATH, or a name of tensorflow_datasets"
     )
+
+
+def build_command(name: str, data_dir: str) -> str:
+    """The command that prepares a data set of tfds."""
+    return f"prepare it with `tfds build {name} --file_format=array_record --data_dir={data_dir}`"
 
 
 def _prepare(name: str, data_dir: str):
@@ -119,13 +133,17 @@ def _prepare(name: str, data_dir: str):
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.extractor import ExtractError
 
-    module, kind = OURS[name].split(":")
+    base, _, part = name.partition("/")
+    module, kind = OURS[base].split(":")
+    make = getattr(importlib.import_module(module), kind)
+    if part not in (parts := [config.name for config in make.BUILDER_CONFIGS] or [""]):
+        raise unknown(f"part of {base!r}", part, parts)
     try:
         os.makedirs(data_dir, exist_ok=True)
         # tfds would announce itself on stdout, where figures go.
-        with contextlib.redirect_stdout(sys.stderr), open(os.path.join(data_dir, f".{name}.lock"), "w") as lock:
+        with contextlib.redirect_stdout(sys.stderr), open(os.path.join(data_dir, f".{base}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            builder = getattr(importlib.import_module(module), kind)(data_dir=data_dir, file_format="array_record")
+            builder = make(config=part or None, data_dir=data_dir, file_format="array_record")
             if name == "digits":
                 tfds.disable_progress_bar()  # it takes a second
             elif not builder.is_prepared():
@@ -141,7 +159,7 @@ def _announce(builder, folder: str) -> None:
     """Says what is going to take its time; raises where there is no archive to prepare the data set from."""
     if not os.path.exists(os.path.join(folder, builder.archive)):
         where = f"put {builder.archive} (from {builder.home}) into {folder}"
-        raise InputError(f"data set {builder.name!r} is not prepared; {where}, and the next run prepares it")
+        raise InputError(f"data set {builder.name!r} is not prepared; {where}, and the next command prepares it")
     log.info("preparing %s from %s, once", builder.name, os.path.join(folder, builder.archive))
 
 
@@ -208,7 +226,7 @@ def tfrecord_index(paths: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """File number, offset and length (int64 [N]) of every record; made once and cached beside the files."""
     cached = cache_file(paths, "offsets")
     if not cached.exists():
-        _save(cached, index=np.concatenate([_scan(i, path) for i, path in enumerate(paths)]))
+        save_arrays(cached, index=np.concatenate([_scan(i, path) for i, path in enumerate(paths)]))
     return tuple(np.load(cached)["index"].T)
 
 
@@ -239,7 +257,7 @@ def cache_file(paths: list[str], what: str) -> Path:
     return Path(os.path.expanduser("~/.cache/lvit_jax")) / beside.name
 
 
-def _save(path: Path, **arrays: np.ndarray) -> None:
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes an .npz in one move: another process sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.stem}.{os.getpid()}.npz")
@@ -276,5 +294,5 @@ def _labels(records: Records, paths: list[str], label: str) -> np.ndarray:
         spec = {label: tf.io.FixedLenFeature([], tf.int64)}
         spans = [range(start, min(start + 1024, records.size)) for start in range(0, records.size, 1024)]
         parsed = [tf.io.parse_example(list(records.read(span)), spec)[label].numpy() for span in spans]
-        _save(cached, labels=np.concatenate(parsed).astype(np.int32))
+        save_arrays(cached, labels=np.concatenate(parsed).astype(np.int32))
     return np.load(cached)["labels"]
