@@ -80,8 +80,8 @@ def test_bad_input_is_one_line_with_the_nearest_name(argv, words):
 def test_a_config_file_with_a_misspelt_key_says_which(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from lvit_jax.configs import common\n"
-        "def get_config():\n    config = common.finetune()\n    config.optim.blrr = 1.0\n    return config\n"
+        "from lvit_jax.configs import labelled\n"
+        "def get_config():\n    config = labelled.finetune()\n    config.optim.blrr = 1.0\n    return config\n"
     )
     assert "blrr" in message(f"--config={path}")
 

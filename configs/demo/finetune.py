@@ -3,12 +3,12 @@
 lvit train --config=configs/demo/finetune.py --workdir=runs/demo_ft --config.init.encoder=runs/demo_mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import common, labelled
 from lvit_jax.configs.demo import mae
 
 
 def get_config():
-    config = common.digits(common.finetune())
+    config = common.digits(labelled.finetune())
     config.data.update(mae.CROPS)
     config.data.randaugment = None
     config.objective.mixup = 0.0

@@ -6,9 +6,9 @@ From scratch it hardly starts: the recipe draws the patch embedding from N(0, 0.
 lvit train --config=configs/demo/finetune_rpe.py --workdir=runs/demo_rpe --config.init.encoder=runs/demo_mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 from lvit_jax.configs.demo import finetune
 
 
 def get_config():
-    return common.relative(finetune.get_config(), "vit_micro_rpe", qv_bias=False)
+    return labelled.relative(finetune.get_config(), "vit_micro_rpe", qv_bias=False)

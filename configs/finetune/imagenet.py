@@ -5,8 +5,8 @@ Top-1 of ViT-Tiny: 78.0 from MAE, 78.4 from D-MAE, 78.7 from D²-MAE, 75.8 from 
 lvit train --config=configs/finetune/imagenet.py --workdir=runs/ft --config.init.encoder=runs/d2
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 
 
 def get_config():
-    return common.finetune()
+    return labelled.finetune()

@@ -9,11 +9,11 @@ lvit train --config=configs/finetune/imagenet_distill.py --workdir=runs/ft_disti
   --config.init.teacher=weights/regnety_160
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 from lvit_jax.configs.finetune import imagenet_mae_style
 
 
 def get_config():
-    config = common.classify_distill(imagenet_mae_style.get_config())
+    config = labelled.classify_distill(imagenet_mae_style.get_config())
     config.train.epochs = 300.0
     return config

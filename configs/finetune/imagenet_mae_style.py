@@ -6,11 +6,11 @@ the MAE-Lite repository; recipes 5.4, which does not say whether that is the def
 lvit train --config=configs/finetune/imagenet_mae_style.py --workdir=runs/ft --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 
 
 def get_config():
-    config = common.finetune()
+    config = labelled.finetune()
     config.train.epochs = 100.0
     config.data.randaugment = "rand-m9-mstd0.5-inc1"
     config.data.erase = 0.25

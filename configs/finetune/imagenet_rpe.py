@@ -6,10 +6,10 @@ bias is dropped. The row from D²-MAE has another convention of biases: imagenet
 lvit train --config=configs/finetune/imagenet_rpe.py --workdir=runs/ft_rpe --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 
 
 def get_config():
-    config = common.relative(common.finetune(), "vit_tiny_rpe", qv_bias=True)
+    config = labelled.relative(labelled.finetune(), "vit_tiny_rpe", qv_bias=True)
     config.train.epochs = 1000.0
     return config

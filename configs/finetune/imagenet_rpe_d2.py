@@ -5,10 +5,10 @@ Top-1 of ViT-Tiny from D²-MAE: 79.4 (79.444), with `qv_bias` off (MAE-Lite READ
 lvit train --config=configs/finetune/imagenet_rpe_d2.py --workdir=runs/ft_rpe --config.init.encoder=runs/d2
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 
 
 def get_config():
-    config = common.relative(common.finetune(), "vit_tiny_rpe", qv_bias=False)
+    config = labelled.relative(labelled.finetune(), "vit_tiny_rpe", qv_bias=False)
     config.train.epochs = 1000.0
     return config

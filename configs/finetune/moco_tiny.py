@@ -5,10 +5,10 @@
 lvit train --config=configs/finetune/moco_tiny.py --workdir=runs/moco_ft --config.init.encoder=runs/moco
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 
 
 def get_config():
-    config = common.finetune()
+    config = labelled.finetune()
     config.optim.layer_decay = 0.75
     return config

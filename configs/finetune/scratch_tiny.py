@@ -6,8 +6,8 @@ learns at 0.14 of the head's rate. The fields are those of imagenet.py; nothing 
 lvit train --config=configs/finetune/scratch_tiny.py --workdir=runs/scratch
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 
 
 def get_config():
-    return common.finetune()
+    return labelled.finetune()

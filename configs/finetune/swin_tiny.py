@@ -6,11 +6,11 @@ recipes 5.2 has it; the released code counts two layers too few and gives them t
 lvit train --config=configs/finetune/swin_tiny.py --workdir=runs/ft --config.init.encoder=runs/simmim_d2
 """
 
-from lvit_jax.configs import common, swins
+from lvit_jax.configs import labelled, swins
 
 
 def get_config():
-    config = swins.swin(common.finetune(), "swin_c48")
+    config = swins.swin(labelled.finetune(), "swin_c48")
     config.objective.pool = "norm_mean"
     config.optim.no_decay = ("encoder/.*/bias_table",)
     config.init.fresh = ("head/.*",)

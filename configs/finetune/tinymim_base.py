@@ -5,11 +5,11 @@ The last block goes from its teacher's 16 heads back to 12: the weights fit, the
 lvit train --config=configs/finetune/tinymim_base.py --workdir=runs/ft --config.init.encoder=runs/tinymim_b
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 
 
 def get_config():
-    config = common.finetune()
+    config = labelled.finetune()
     config.model.update({"name": "vit_base", "drop_path": 0.2})  # drop-path 0.1 in the first README
     config.init.heads_from = 12
     config.data.randaugment = "rand-m9-mstd0.5-inc1"

@@ -5,11 +5,11 @@ Top-1: 80.2 from scratch (`init.encoder` empty), 82.1 from MAE, 82.5 from D-MAE 
 lvit train --config=configs/finetune/vit_small.py --workdir=runs/ft_small --config.init.encoder=runs/mae_small
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import labelled
 
 
 def get_config():
-    config = common.finetune()
+    config = labelled.finetune()
     config.model.name = "vit_small"
     config.optim.layer_decay = 0.75
     return config

@@ -15,6 +15,7 @@ from lvit_jax.errors import InputError, Stopped, unknown
 
 COMMANDS = {
     "train": "every training run: pre-training, distillation, fine-tuning",
+    "prepare": "makes a data set of tfds ready: downloads it, or reads its archives",
     "eval_classify": "top-1, top-5 and mean per class of a fine-tuned run on any labelled split",
     "eval_robustness": "ImageNet-A, -R, -V2, ReaL, -C (mCE), and corruptions of one's own",
     "eval_probe": "accuracy of every layer of a frozen encoder: k-NN, linear probes",

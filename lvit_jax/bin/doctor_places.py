@@ -144,12 +144,12 @@ def _get_data(section: Mapping[str, Any]) -> str:
 
 def how_to_get(source: str, data_dir: str | None) -> str:
     """How a data set of tfds is got: which archives are missing and where they go, and the command."""
-    from lvit_jax.data.records import OURS, build_command
+    from lvit_jax.data.prepared import OURS, prepare_command
 
     place, base = epath.Path(data_dir or "~/tensorflow_datasets").expanduser(), source.split("/")[0]
     manual = place / "downloads" / "manual"
     missing = [name for name in ARCHIVES.get(source, ARCHIVES.get(base, ())) if not (manual / name).exists()]
-    build = "the next command prepares it" if base in OURS else build_command(source, str(place))
+    build = "the next command prepares it" if base in OURS else prepare_command(source, str(place))
     if missing:
         return f"put {' and '.join(missing)} (from {WHERE.get(base, REGISTERED)}) into {manual}, then {build}"
     return build

@@ -12,7 +12,8 @@ from lvit_jax.build.trained import Trained
 from lvit_jax.data import imagenet
 from lvit_jax.data.answers import open_answers
 from lvit_jax.data.corrupt import check_stored, corrupted, stored
-from lvit_jax.data.records import is_there, open_tfds, split_names
+from lvit_jax.data.prepared import is_there
+from lvit_jax.data.records import open_tfds, split_names
 from lvit_jax.data.source import Source
 from lvit_jax.data.sources import open_source
 from lvit_jax.errors import InputError, nearest

@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from lvit_jax.data.records import Records, cache_file, open_builder, open_records, open_tfds, save_arrays
+from lvit_jax.data.prepared import open_builder
+from lvit_jax.data.records import Records, cache_file, open_records, open_tfds, save_arrays
 from lvit_jax.data.source import Source
 from lvit_jax.errors import InputError
 

@@ -1,12 +1,8 @@
 """tfds data sets by random access: ArrayRecord as it is, TFRecord through an index of record offsets made once."""
 
-import contextlib
 import hashlib
-import importlib
 import json
-import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,19 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from lvit_jax.data.prepared import open_builder
 from lvit_jax.data.source import Source, digest
-from lvit_jax.errors import InputError, nearest, unknown
+from lvit_jax.errors import InputError, unknown
 
-DEFAULT_DIR = "~/tensorflow_datasets"
-# Data sets that the catalogue of tfds lacks; prepared where they are first asked for.
-OURS = {
-    "digits": "lvit_jax.data.builders.digits:Digits",
-    "fgvc_aircraft": "lvit_jax.data.builders.fgvc_aircraft:FgvcAircraft",
-    "imagenet_c": "lvit_jax.data.builders.imagenet_c:ImagenetC",
-}
 IN_MEMORY = 64 << 20  # bytes: smaller splits are read once and kept, which spares a call of Python per image
-
-log = logging.getLogger(__name__)
 
 
 class Records(NamedTuple):
@@ -39,10 +27,10 @@ class Records(NamedTuple):
 def open_tfds(
     name: str, split: str, data_dir: str | None, *, classes: tuple[str, ...] | None = None, labels: bool = True
 ) -> Source:
-    """Opens a split of a prepared tfds data set, or of one of `OURS`, which is prepared here if it is not yet.
+    """Opens a split of a prepared tfds data set, or of one of ours, which is prepared here if it is not yet.
 
     Args:
-      name: 'imagenet2012', 'cifar10', 'name/config', 'name:version', ... or a name of `OURS`.
+      name: 'imagenet2012', 'cifar10', 'name/config', 'name:version', ... or a name of `prepared.OURS`.
       split: a split of it, a slice of one or several of these, as tfds writes it ('train[:10%]', 'train+validation').
       data_dir: where tfds keeps its data; None for ~/tensorflow_datasets.
       classes: class names that the labels are expected to have; None for the data set's own.
@@ -82,85 +70,6 @@ def open_tfds(
 def split_names(name: str, data_dir: str | None) -> list[str]:
     """The splits of a prepared data set."""
     return sorted(open_builder(name, data_dir).info.splits)
-
-
-def is_there(name: str, data_dir: str | None) -> bool:
-    """Whether the data set lies in `data_dir`; one of `OURS` is prepared here if its archive is in its place."""
-    try:
-        open_builder(name, data_dir)
-    except InputError:
-        return False
-    return True
-
-
-def open_builder(name: str, data_dir: str | None):
-    """The tfds builder of prepared files; never touches the network."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.utils import gcs_utils
-
-    gcs_utils._is_gcs_disabled = True  # tfds would ask Google's bucket for metadata, which stalls without a network
-    data_dir = os.path.expanduser(data_dir or DEFAULT_DIR)
-    if name.split("/")[0] in OURS:
-        return _prepare(name, data_dir)
-    try:
-        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except Exception:  # tfds raises a dozen types here; to the user they all say: not there
-        raise _absent(name, data_dir) from None
-
-
-def _absent(name: str, data_dir: str) -> InputError:
-    import tensorflow_datasets as tfds
-
-    base = name.split("/")[0].split(":")[0]
-    known = tfds.list_builders(with_community_datasets=False)
-    if base in known:
-        return InputError(f"data set {name!r} is not prepared in {data_dir}; {build_command(name, data_dir)}")
-    hint = nearest(name, [*OURS, *known])
-    return InputError(
-        f"unknown data set {name!r}{hint}; valid: {', '.join(OURS)}, folder:PATH, or a name of tensorflow_datasets"
-    )
-
-
-def build_command(name: str, data_dir: str) -> str:
-    """The command that prepares a data set of tfds."""
-    return f"prepare it with `tfds build {name} --file_format=array_record --data_dir={data_dir}`"
-
-
-def _prepare(name: str, data_dir: str):
-    """Prepares one of `OURS` once; a lock keeps processes that start together from doing it twice."""
-    import fcntl
-
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download.extractor import ExtractError
-
-    base, _, part = name.partition("/")
-    module, kind = OURS[base].split(":")
-    make = getattr(importlib.import_module(module), kind)
-    if part not in (parts := [config.name for config in make.BUILDER_CONFIGS] or [""]):
-        raise unknown(f"part of {base!r}", part, parts)
-    try:
-        os.makedirs(data_dir, exist_ok=True)
-        # tfds would announce itself on stdout, where figures go.
-        with contextlib.redirect_stdout(sys.stderr), open(os.path.join(data_dir, f".{base}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            builder = make(config=part or None, data_dir=data_dir, file_format="array_record")
-            if name == "digits":
-                tfds.disable_progress_bar()  # it takes a second
-            elif not builder.is_prepared():
-                _announce(builder, os.path.join(data_dir, "downloads", "manual"))
-            builder.download_and_prepare()
-    except (OSError, ExtractError) as error:
-        message = f"cannot prepare {name} in data.data_dir={data_dir!r}: {' '.join(str(error).split())}"
-        raise InputError(message) from None
-    return builder
-
-
-def _announce(builder, folder: str) -> None:
-    """Says what is going to take its time; raises where there is no archive to prepare the data set from."""
-    if not os.path.exists(os.path.join(folder, builder.archive)):
-        where = f"put {builder.archive} (from {builder.home}) into {folder}"
-        raise InputError(f"data set {builder.name!r} is not prepared; {where}, and the next command prepares it")
-    log.info("preparing %s from %s, once", builder.name, os.path.join(folder, builder.archive))
 
 
 def _spans(builder, name: str, split: str) -> list[tuple[str, int, int]]:

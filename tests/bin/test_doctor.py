@@ -177,14 +177,14 @@ def test_imagenets_archives_are_named_with_their_place(tmp_path):
     place = tmp_path / "downloads" / "manual"
     assert finding.status == "failed" and "imagenet2012" in finding.message
     assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (from image-net.org" in finding.fix
-    assert f"into {place}, then `tfds build imagenet2012" in finding.fix
+    assert f"into {place}, then `lvit prepare --source=imagenet2012" in finding.fix
     place.mkdir(parents=True)
     (place / "ILSVRC2012_img_train.tar").touch()
     fix = doctor_places.check_data(Patient(config("pretrain/mae_tiny", section), None)).fix
     assert "put ILSVRC2012_img_val.tar (" in fix
     (place / "ILSVRC2012_img_val.tar").touch()
     fix = doctor_places.check_data(Patient(config("pretrain/mae_tiny", section), None)).fix
-    assert fix.startswith("`tfds build imagenet2012") and "put" not in fix
+    assert fix.startswith("`lvit prepare --source=imagenet2012") and "put" not in fix
 
 
 def test_the_archive_of_a_data_set_of_ours_is_named_too(tmp_path):

@@ -13,8 +13,9 @@ from lvit_jax.data import records
 from lvit_jax.data.builders.digits import Digits
 from lvit_jax.data.image import decode
 from lvit_jax.data.pipeline import eval_batches, train_batches
+from lvit_jax.data.prepared import open_builder
 from lvit_jax.data.recipes import evaluate, finetune
-from lvit_jax.data.records import open_builder, open_records, open_tfds, tfrecord_index
+from lvit_jax.data.records import open_records, open_tfds, tfrecord_index
 from lvit_jax.errors import InputError
 
 COMMON = {"image_size": 8, "channels": 1, "mean": (0.0,), "std": (1 / 255,)}
@@ -139,7 +140,7 @@ def test_sums_of_splits(digits_dir, tfrecord_dir, old, monkeypatch):
     ("name", "split", "line"),
     [
         ("digist", "train", "unknown data set 'digist' .did you mean 'digits'"),
-        ("cifar10", "train", "'cifar10' is not prepared in .*tfds build cifar10"),
+        ("cifar10", "train", "'cifar10' is not prepared in .*lvit prepare --source=cifar10"),
         ("cifar1O", "train", "unknown data set 'cifar1O' .did you mean 'cifar10"),
         ("digits", "tran", "unknown split of 'digits' 'tran'.*valid: train, validation"),
         ("digits", "train[:x]", "cannot read split"),

@@ -12,7 +12,7 @@ from PIL import Image
 from lvit_jax.bin import flags
 from lvit_jax.build.parts import make_objective, shapes
 from lvit_jax.data import imagenet
-from lvit_jax.data.records import open_builder
+from lvit_jax.data.prepared import open_builder
 from lvit_jax.data.sources import open_source
 from lvit_jax.training.checkpoint import save_params
 from lvit_jax.training.record import write_record

@@ -232,7 +232,7 @@ def test_corruptions_on_the_way(small, seven, capsys, tmp_path):
             ["--source=imagenet_c"],
             ["put blur.tar", "zenodo.org/records/2235448", "the next command", "imagenet_c/noise"],
         ),
-        (["--source=imagenet_v2/topimages"], ["tfds build imagenet_v2/topimages"]),
+        (["--source=imagenet_v2/topimages"], ["lvit prepare --source=imagenet_v2/topimages"]),
         (["--source=imagenet2012_corrupted"], ["ILSVRC2012_img_val.tar", "imagenet2012_corrupted/gaussian_noise_1"]),
         (["--source=imagenet_a", "--workdir=nowhere"], ["nowhere", "config.json"]),
     ],

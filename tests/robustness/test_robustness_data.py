@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from lvit_jax.data import records
+from lvit_jax.data import prepared, records
 from lvit_jax.data.answers import open_answers
 from lvit_jax.data.corrupt import check_stored, corrupted, stored
 from lvit_jax.data.pipeline import eval_batches
@@ -67,13 +67,13 @@ def test_an_archive_that_is_missing_or_another(tmp_path):
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     with pytest.raises(InputError, match=r"not prepared; put noise\.tar \(from zenodo.* into .*manual"):
-        records.open_builder("imagenet_c/noise", str(tmp_path))
-    assert not records.is_there("imagenet_c/noise", str(tmp_path))
+        prepared.open_builder("imagenet_c/noise", str(tmp_path))
+    assert not prepared.is_there("imagenet_c/noise", str(tmp_path))
     made.write_archive(manual / "blur.tar", [("", "")], lambda cell: [("x", "readme.txt", b"nothing")])
     with pytest.raises(InputError, match="no CORRUPTION/SEVERITY"):
-        records.open_builder("imagenet_c/blur", str(tmp_path))
+        prepared.open_builder("imagenet_c/blur", str(tmp_path))
     with pytest.raises(InputError, match=r"'nois'.*did you mean 'noise'"):
-        records.open_builder("imagenet_c/nois", str(tmp_path))
+        prepared.open_builder("imagenet_c/nois", str(tmp_path))
 
 
 def test_real_labels_are_sets_by_row(tmp_path):
