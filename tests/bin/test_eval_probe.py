@@ -159,7 +159,8 @@ def test_a_classifier_is_probed_with_its_heads_norm(tmp_path):
     objective = make_probe(backbone.encoder, classes=10, norm=True)
     logits = objective.predict(state.params, state, {"image": images})["logits"]
     expected = (
-        make_features(backbone)(backbone.params, images).tokens[:, 0] @ state.params["heads"][spot(2, "cls")]["kernel"]
+        make_features(backbone)(backbone.params, images).tokens[:, 0]
+        @ state.params["heads"][spot(2, "cls")]["fc"]["kernel"]
     )
     np.testing.assert_allclose(logits[spot(2, "cls")], expected, atol=1e-4)
 

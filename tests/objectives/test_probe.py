@@ -50,11 +50,11 @@ def test_every_layer_trains_as_if_alone(all_layers):
     alone = train((1,), ("cls",))[1]
     name = spot(1, "cls")
     assert list(alone[-1].params["heads"]) == [name]
-    for part in (lambda s: s.params["heads"][name], lambda s: s.extra["stats"][name]):
+    for part in (lambda s: s.params["heads"][name]["fc"], lambda s: s.extra["stats"][name]["norm"]):
         for key, leaf in part(alone[-1]).items():
             np.testing.assert_allclose(part(states[-1])[key], leaf, rtol=1e-5, atol=1e-7, err_msg=key)
-    moved = np.abs(states[-1].params["heads"][name]["kernel"] - states[0].params["heads"][name]["kernel"]).max()
-    assert moved > 1e-3
+    start, end = (state.params["heads"][name]["fc"]["kernel"] for state in (states[0], states[-1]))
+    assert np.abs(end - start).max() > 1e-3
     assert float(metrics[0]["loss"]) == pytest.approx(6 * np.log(CLASSES), rel=0.02)  # the sum of all, near chance
 
 
@@ -73,7 +73,7 @@ def test_a_probe_is_torchs_batchnorm_and_linear_under_maes_lars(all_layers):
     see = jax.jit(lambda images: pooled(whole(ENCODER, states[0].frozen, images), (2,), ("mean",)))
     name = spot(2, "mean")
     norm, fc = torch.nn.BatchNorm1d(16, affine=False, eps=1e-6), torch.nn.Linear(16, CLASSES)
-    start = states[0].params["heads"][name]
+    start = states[0].params["heads"][name]["fc"]
     with torch.no_grad():
         fc.weight.copy_(torch.tensor(np.array(start["kernel"]).T))
         fc.bias.zero_()
@@ -88,11 +88,11 @@ def test_a_probe_is_torchs_batchnorm_and_linear_under_maes_lars(all_layers):
                 scale = 0.001 * p.norm() / p.grad.norm() if p.ndim > 1 else 1.0
                 v.mul_(0.9).add_(scale * p.grad)
                 p.sub_(rates[number] * v)
-    ours = states[-1].params["heads"][name]
+    ours = states[-1].params["heads"][name]["fc"]
     np.testing.assert_allclose(ours["kernel"], fc.weight.detach().T, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(ours["bias"], fc.bias.detach(), rtol=1e-4, atol=1e-6)
     for key, theirs in {"mean": norm.running_mean, "var": norm.running_var}.items():
-        np.testing.assert_allclose(states[-1].extra["stats"][name][key], theirs, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(states[-1].extra["stats"][name]["norm"][key], theirs, rtol=1e-4, atol=1e-6)
     norm.eval()
     expected = fc(norm(torch.tensor(np.array(see(batch(9)["image"])[name])))).detach()
     found = objective.predict(states[-1].params, states[-1], batch(9))["logits"][name]
