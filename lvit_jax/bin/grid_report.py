@@ -53,8 +53,9 @@ def result(cells: Sequence[Cell], scores: Sequence[dict[str, Any]], argv: Sequen
     if not finished:
         raise Stopped(f"all {len(cells)} cells of the grid stopped, the first so: {scores[0]['stopped']}")
     best = max(finished, key=lambda i: (scores[i]["top1"], -scores[i]["loss"]))
+    count = scores[best]["examples"]
     return {
-        "scored_on": f"{scores[best]['examples']} training images that no cell trained on",
+        "scored_on": f"{count} training images that no cell trained on (one is {100 / count:.2g} points)",
         "cells": [_row(cell, score) for cell, score in zip(cells, scores, strict=True)],
         "best": cells[best].name,
         "command": last_command(argv, cells[best].settings),

@@ -174,7 +174,9 @@ def test_the_result_says_which_is_best_and_on_what(finished):
     low, high = found["cells"]
     assert high["loss"] < low["loss"] and 0 < high["top1"] <= 100
     assert found["best"] == max(found["cells"], key=lambda row: (row["top1"], -row["loss"]))["name"]
-    assert found["scored_on"] == "40 training images that no cell trained on"  # a fifth of 20 of each of 10 classes
+    assert (
+        found["scored_on"] == "40 training images that no cell trained on (one is 2.5 points)"
+    )  # a fifth of 20 of each of 10 classes
     lines = grid_report.table(found).splitlines()
     assert lines[0].split() == ["blr", "top1", "top5", "mean_per_class", "loss"]
     assert [line.endswith("<- best") for line in lines[1:3]] == [found["best"] == name for name in CELLS]
