@@ -9,8 +9,8 @@ Rate and decay are the class default, epochs CIFAR-100's; not published: search 
 lvit train --config=configs/transfer/aircraft.py --workdir=runs/aircraft --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import transfers
 
 
 def get_config():
-    return common.transfer("fgvc_aircraft", train_split="trainval")
+    return transfers.transfer("fgvc_aircraft", train_split="trainval")

@@ -6,8 +6,8 @@ Rate and decay are the class default, epochs CIFAR-100's; not published: search 
 lvit train --config=configs/transfer/cifar10.py --workdir=runs/cifar10 --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import transfers
 
 
 def get_config():
-    return common.transfer("cifar10")
+    return transfers.transfer("cifar10")

@@ -7,10 +7,10 @@ DeiT 85.8, MoCo-v3 83.9, MAE 78.9, D-MAE 85.0.
 lvit train --config=configs/transfer/cifar100.py --workdir=runs/cifar100 --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import transfers
 
 
 def get_config():
-    config = common.transfer("cifar100")
+    config = transfers.transfer("cifar100")
     config.optim.update({"blr": 0.05, "warmup_epochs": 10.0})  # an absolute rate of 0.1 at batch 512
     return config

@@ -8,8 +8,8 @@ Rate and decay are the class default, epochs CIFAR-100's; not published: search 
 lvit train --config=configs/transfer/flowers.py --workdir=runs/flowers --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import transfers
 
 
 def get_config():
-    return common.transfer("oxford_flowers102", train_split="train+validation")
+    return transfers.transfer("oxford_flowers102", train_split="train+validation")

@@ -8,8 +8,8 @@ Rate and decay are the class default, epochs CIFAR-100's; not published: search 
 lvit train --config=configs/transfer/inat18.py --workdir=runs/inat18 --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import transfers
 
 
 def get_config():
-    return common.transfer("i_naturalist2018", val_split="validation")
+    return transfers.transfer("i_naturalist2018", val_split="validation")

@@ -8,8 +8,8 @@ Rate and decay are the class default, epochs CIFAR-100's; not published: search 
 lvit train --config=configs/transfer/pets.py --workdir=runs/pets --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import transfers
 
 
 def get_config():
-    return common.transfer("oxford_iiit_pet")
+    return transfers.transfer("oxford_iiit_pet")
