@@ -67,7 +67,7 @@ def compare_configs(
     """Whether a run recorded with config `old` may go on with `new`.
 
     Args:
-      old, new: configs as nested dicts.
+      old, new: configs as nested dicts; a key that one lacks is None there, as fields of later versions are.
       free: regexes on keys ('mesh/devices') that may differ.
       old_hashes, new_hashes: {'encoder', 'teacher', 'data': hash} of what the paths of `CONTENT` name: paths of
         equal content may differ, and one path with another content may not.
@@ -80,8 +80,7 @@ def compare_configs(
     """
     hashes = (old_hashes or {}, new_hashes or {})
     before, after = (flatten(json.loads(json.dumps(config))) for config in (old, new))
-    missing = object()
-    differing = [k for k in before | after if before.get(k, missing) != after.get(k, missing)]
+    differing = [k for k in before | after if before.get(k) != after.get(k)]
     refused = [k for k in differing if not matches(free, k) and not _same_content(k, *hashes)]
     swapped = [k for k in CONTENT if k in before and k not in differing and _other_content(k, *hashes)]
     if refused or swapped:
@@ -91,7 +90,7 @@ def compare_configs(
 
 
 def _change(key: str, before: Mapping, after: Mapping) -> str:
-    return f"{key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
+    return f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
 
 
 def _same_content(key: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
