@@ -253,22 +253,6 @@ def finetune() -> ConfigDict:
     return config
 
 
-def probe() -> ConfigDict:
-    """Linear probes on ImageNet as MAE probes its last layer (recipes 7; main_linprobe.py), here of all layers."""
-    config = base()
-    config.objective = {  # objectives.probe.make_probe
-        "name": "probe",
-        "classes": placeholder(int),  # None: as many as the data has
-        "layers": (),  # such as (6, 12); (): all
-        "pools": (),  # ("mean",), ("cls",); (): all there are
-        "head_std": 0.01,
-    }
-    config.data.update({"recipe": "mae", "interpolation": "bicubic"})  # crop and flip, nothing else
-    config.optim.update({"name": "lars", "blr": 0.1, "warmup_epochs": 10.0, "weight_decay": 0.0, "momentum": 0.9})
-    config.train.update({"epochs": 90.0, "batch_size": 16384})
-    return config
-
-
 def relative(config: ConfigDict, name: str, qv_bias: bool) -> ConfigDict:
     """Fine-tuning with relative positions (recipes 1.2; finetuning_rpe_exp.py): the fields of models.vit_rpe.vit_rpe.
 

@@ -6,12 +6,12 @@ steps would leave the heads near their start at MAE's.
 lvit train --config=configs/demo/probe.py --workdir=runs/demo_probe --config.init.encoder=runs/demo_mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import common, probes
 from lvit_jax.configs.demo import mae
 
 
 def get_config():
-    config = common.digits(common.probe())
+    config = common.digits(probes.probe())
     config.data.update(mae.CROPS)
     config.init.demo_teacher = "configs/demo/mae.py"
     config.optim.blr = 20.0

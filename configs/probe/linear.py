@@ -5,8 +5,8 @@ Last layer of MAE's ViT-B: 67.8 top-1 (MAE). The model must be the encoder's; `l
 lvit train --config=configs/probe/linear.py --workdir=runs/probe --config.init.encoder=runs/mae
 """
 
-from lvit_jax.configs import common
+from lvit_jax.configs import probes
 
 
 def get_config():
-    return common.probe()
+    return probes.probe()

@@ -29,10 +29,12 @@ def table(figures: Mapping[str, Any]) -> str:
 def write(folder: epath.PathLike, figures: Mapping[str, Any]) -> None:
     """Writes probe.json, probe.png and probe.svg into a folder, each whole or not at all."""
     folder = epath.Path(folder)
+    made = {"json": (json.dumps(figures, indent=2) + "\n").encode()} | chart(figures)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "probe.json", (json.dumps(figures, indent=2) + "\n").encode())
-    for kind, data in chart(figures).items():
-        _replace(folder / f"probe.{kind}", data)
+    for kind, data in made.items():
+        part = folder / f"probe.{kind}.part"
+        part.write_bytes(data)
+        part.replace(folder / f"probe.{kind}")
 
 
 def chart(figures: Mapping[str, Any]) -> dict[str, bytes]:
@@ -76,9 +78,3 @@ def _grey(axes: Any) -> None:
     axes.yaxis.label.set_color(GREY)
     axes.grid(axis="y", color=GREY, alpha=0.25)
     axes.legend(frameon=False, labelcolor=GREY)
-
-
-def _replace(path: epath.Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)

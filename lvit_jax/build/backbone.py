@@ -55,7 +55,12 @@ def load_backbone(workdir: epath.PathLike, ema: bool = True) -> Backbone:
     place = str(workdir).removeprefix(UNTRAINED)
     record = read_record(place)
     config = IMPORT | record["config"]
-    params = _encoder_params(load_params(place, ema))
+    params = load_params(place, ema)
+    if "encoder" not in params:
+        raise InputError(
+            f"{place} holds a {config['objective']['name']!r} and no encoder; name the folder of its encoder"
+        )
+    params = _encoder_params(params)
     module = encoder({**config["model"], "remat": False}).clone(final_norm="norm" in params["encoder"])
     if "dist_token" in params["encoder"]:
         module = module.clone(distill_token=True)

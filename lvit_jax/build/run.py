@@ -87,7 +87,7 @@ def _warn_of_few_images(run: Run, images: int) -> None:
 def _warn_of_microbatches(run: Run, name: str) -> None:
     if OBJECTIVES[name].compares and run.accumulate > 1:
         message = (
-            "train.accumulate=%d: %s normalises by and compares the %d images of a microbatch, not the whole batch"
+            "train.accumulate=%d: %s normalises by, or compares, the %d images of a microbatch, not of the whole batch"
         )
         log.warning(message, run.accumulate, name, run.batch_size // run.accumulate)
 

@@ -1,4 +1,4 @@
-"""What probes read: every chosen layer of an encoder, pooled in every chosen way."""
+"""Linear probes, and what probes read: every chosen layer of an encoder, pooled in every chosen way."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,11 +7,25 @@ import jax
 import jax.numpy as jnp
 
 from lvit_jax.errors import InputError, unknown
+from lvit_jax.models.contrastive import BatchNorm
 from lvit_jax.models.features import Features, layers
 from lvit_jax.models.heads import pool
 from lvit_jax.models.layers import LayerNorm
 
 POOLS = ("mean", "cls")
+
+
+class Probe(nn.Module):
+    """BatchNorm without affine map and a Linear: MAE's linear probe (main_linprobe.py)."""
+
+    classes: int
+    std: float  # of the initial weights
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Pooled features [B,D] -> float32 logits [B,C]; by the statistics of the batch in training."""
+        normed = BatchNorm(affine=False, eps=1e-6, name="norm")(x, train)
+        return nn.Dense(self.classes, kernel_init=nn.initializers.normal(self.std), name="fc")(normed)
 
 
 def spot(layer: int, how: str) -> str:

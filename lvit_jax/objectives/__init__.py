@@ -14,7 +14,7 @@ class Method(NamedTuple):
     teacher: str | None = None  # its second argument: an "encoder" or a whole "classifier"
     classifies: bool = False  # evaluations and predictions read its logits
     frozen: bool = False  # its encoder, which is never trained: the weights that `init.encoder` names
-    compares: bool = False  # examples of a batch with each other, so that accumulation over smaller ones changes it
+    compares: bool = False  # examples of a batch, or norms by them, so that accumulation over smaller ones changes it
 
 
 OBJECTIVES = {
@@ -29,7 +29,7 @@ OBJECTIVES = {
     "classify_distill": Method(
         "lvit_jax.objectives.classify_distill:make_classify_distill", frozenset({"cls"}), "classifier", True
     ),
-    "probe": Method("lvit_jax.objectives.probe:make_probe", frozen=True),
+    "probe": Method("lvit_jax.objectives.probe:make_probe", frozen=True, compares=True),
 }
 
 # The weights of a teacher or of a frozen encoder must come from a file, never from an initialiser.

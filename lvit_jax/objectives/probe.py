@@ -1,6 +1,6 @@
 """Linear probes of every layer of a frozen encoder at once, as MAE probes its last (main_linprobe.py; recipes 7)."""
 
-import itertools
+import zlib
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lvit_jax.errors import InputError
-from lvit_jax.models.contrastive import BatchNorm
 from lvit_jax.models.layers import LayerNorm
-from lvit_jax.models.probes import POOLS, choose_layers, choose_pools, pooled, spot, whole
+from lvit_jax.models.probes import Probe, choose_layers, choose_pools, pooled, whole
 from lvit_jax.objectives.losses import accuracy, soft_cross_entropy
 from lvit_jax.types import Aux, Batch, Objective, TrainState, Tree, Variables
 
@@ -46,43 +45,48 @@ def make_probe(
     if head_std <= 0:
         raise InputError(f"objective.head_std={head_std} must be above 0: LARS moves a matrix by its own norm")
     chosen, hows = choose_layers(layers, encoder.depth + 1), choose_pools(pools, cls)
-    batch_norm, fc = BatchNorm(affine=False, eps=1e-6), nn.Dense(classes, kernel_init=nn.initializers.normal(head_std))
+    probe = Probe(classes, head_std)
 
     def see(frozen: Tree, images: jax.Array) -> dict[str, jax.Array]:
         return jax.lax.stop_gradient(pooled(whole(encoder, frozen, images), chosen, hows))
 
     def init(rng: jax.Array, batch: Batch) -> Variables:
-        images, rngs = batch["image"][:1], jax.random.split(rng)
-        frozen = {"encoder": encoder.init(rngs[0], images)["params"]}
-        if norm:
-            tokens = encoder.apply({"params": frozen["encoder"]}, images).tokens
-            frozen["norm"] = LayerNorm(jnp.float32, encoder.norm_eps).init(rngs[0], tokens)["params"]
-        found, heads, stats = see(frozen, images), {}, {}
-        for layer, how in itertools.product(chosen, hows):
-            name = spot(layer, how)
-            # By its spot, not by its place here: a probe starts the same whichever others there are.
-            own = jax.random.fold_in(rngs[1], len(POOLS) * layer + POOLS.index(how))
-            heads[name] = fc.init(own, found[name])["params"]
-            stats[name] = batch_norm.init(own, found[name], False)["batch_stats"]
-        return Variables({"heads": heads}, frozen, {"stats": stats})
+        frozen = _frozen(rng, encoder, batch["image"][:1], norm)
+        return _variables(rng, probe, see(frozen, batch["image"][:1]), frozen)
 
     def loss(params: Tree, state: TrainState, batch: Batch, rng: jax.Array):
-        del rng
+        del rng  # nothing is drawn: the encoder is seen as in evaluation
         total, hits, stats = 0.0, [], {}
         for name, x in see(state.frozen, batch["image"]).items():
-            old = {"batch_stats": state.extra["stats"][name]}
-            normed, changed = batch_norm.apply(old, x, True, mutable=["batch_stats"])
-            logits, stats[name] = fc.apply({"params": params["heads"][name]}, normed), changed["batch_stats"]
+            variables = {"params": params["heads"][name], "batch_stats": state.extra["stats"][name]}
+            logits, changed = probe.apply(variables, x, True, mutable=["batch_stats"])
+            stats[name] = changed["batch_stats"]
             total += soft_cross_entropy(logits, jax.nn.one_hot(batch["label"], classes))
             hits.append(accuracy(logits, batch["label"]))
-        return total, Aux({"best_accuracy": jnp.stack(hits).max()}, {"stats": stats})
+        return total, Aux({"best_accuracy": jnp.stack(hits).max()}, {"stats": jax.lax.stop_gradient(stats)})
 
     def predict(params: Tree, state: TrainState, batch: Batch) -> dict[str, dict[str, jax.Array]]:
         """ "logits": {spot: float32 [B,C]}, by the running statistics."""
-        logits = {}
-        for name, x in see(state.frozen, batch["image"]).items():
-            normed = batch_norm.apply({"batch_stats": state.extra["stats"][name]}, x, False)
-            logits[name] = fc.apply({"params": params["heads"][name]}, normed)
-        return {"logits": logits}
+        features, heads, stats = see(state.frozen, batch["image"]), params["heads"], state.extra["stats"]
+        both = {name: {"params": heads[name], "batch_stats": stats[name]} for name in features}
+        return {"logits": {name: probe.apply(both[name], x, False) for name, x in features.items()}}
 
     return Objective(init, loss, predict)
+
+
+def _frozen(rng: jax.Array, encoder: nn.Module, images: jax.Array, norm: bool) -> Tree:
+    """What loaded weights take the place of."""
+    tokens, variables = encoder.init_with_output(rng, images)
+    if not norm:
+        return {"encoder": variables["params"]}
+    last = LayerNorm(jnp.float32, encoder.norm_eps).init(rng, tokens.tokens)
+    return {"encoder": variables["params"], "norm": last["params"]}
+
+
+def _variables(rng: jax.Array, probe: Probe, features: dict[str, jax.Array], frozen: Tree) -> Variables:
+    """Fresh probes of features {spot: [B,D]}; each starts the same whichever others there are."""
+    made = {
+        name: probe.init(jax.random.fold_in(rng, zlib.crc32(name.encode())), x, False) for name, x in features.items()
+    }
+    heads, stats = ({name: part[kind] for name, part in made.items()} for kind in ("params", "batch_stats"))
+    return Variables({"heads": heads}, frozen, {"stats": stats})

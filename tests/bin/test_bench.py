@@ -32,3 +32,10 @@ def test_data_measures_both_and_how_far_apart_they_are(tmp_path, capsys):
     )
     assert out["lvit_images_per_s"] > 0 and out["torch_images_per_s"] > 0
     assert 0 < out["grey_levels_from_pil"] < 0.3, out
+
+
+def test_probe_measures_one_and_all(capsys):
+    tiny = ("--model=vit_micro", "--image_size=32", "--batch=4", "--classes=3", "--rounds=2", "--steps=1")
+    out = figures(capsys, "probe", *tiny)
+    assert out["probes"] == 10 and out["one_ms"] > 0 and out["all_ms"] > 0
+    assert out["ratio_min"] <= out["ratio"] <= out["ratio_max"]

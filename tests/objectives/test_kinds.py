@@ -23,6 +23,7 @@ METHODS = {
     "simmim_d2": ("simmim_d2", {}),
     "classify": ("finetune", {}),
     "classify_distill": ("finetune_distill", {}),
+    "probe": ("probe", {}),
 }
 CLASSES = ("0", "1", "2")
 
