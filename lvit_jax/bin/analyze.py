@@ -42,11 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     app.start()
     out = _new_folder(args.out)
     figures, files = _analysis(args, queries)
-    part = out.with_name(out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    for name, contents in files.items():
-        (part / name).write_bytes(contents)
-    part.replace(out)
+    _write(out, files)
     app.report(figures if args.json else _summary(figures) | {"out": args.out}, args.json)
     return 0
 
@@ -73,20 +69,30 @@ def _new_folder(name: str):
     return out
 
 
+def _write(out, files: dict[str, bytes]) -> None:
+    part = out.with_name(out.name + ".part")
+    if part.exists():
+        part.rmtree()  # of a start that was killed while it wrote
+    part.mkdir(parents=True)
+    for name, contents in files.items():
+        (part / name).write_bytes(contents)
+    part.replace(out)
+
+
 def _analysis(args: Namespace, queries: list[tuple[int, int]] | None) -> tuple[dict, dict[str, bytes]]:
     """(the contents of analysis.json, {file name: contents} of all files)"""
-    from lvit_jax.build import analysis
+    from lvit_jax.build import analysis, maps
     from lvit_jax.build.images import open_chosen
 
     others = args.against.split(",") if args.against else []
     models = analysis.load_models([args.workdir, *others], ema=not args.no_ema)
-    drawn = analysis.check_queries(models, queries, args.block)
+    wishes = maps.check_queries(models, queries, args.block)
     source = open_chosen(next(iter(models.values())), args.source, args.split, args.data_dir)
     source = analysis.choose_images(source, args.images, args.batch_size)
     figures, arrays = analysis.analyse(models, source, args.batch_size)
-    maps = {label: analysis.draw_maps(models[label], source, args.map_images, *wish) for label, wish in drawn.items()}
-    arrays |= {f"maps/{label}": found.weights for label, found in maps.items()}
-    return figures, _files(figures, arrays, maps)
+    drawn = {label: maps.draw_maps(models[label], source, args.map_images, *wish) for label, wish in wishes.items()}
+    arrays |= {f"maps/{label}": found.weights for label, found in drawn.items()}
+    return figures, _files(figures, arrays, drawn)
 
 
 def _files(figures: dict, arrays: dict, maps: dict) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from lvit_jax.bin.figures import COLOURS, INK, PAPER, SHADES
-from lvit_jax.build.analysis import Maps
+from lvit_jax.build.maps import Maps
 
 AXES = {"distance": "attention distance, pixels", "entropy": "attention entropy, nats"}
 WRITTEN = 8  # layers up to which the numbers stand in the matrix

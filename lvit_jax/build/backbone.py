@@ -13,6 +13,7 @@ from lvit_jax.data.recipes import RECIPES, Example
 from lvit_jax.data.source import Source
 from lvit_jax.data.sources import open_splits
 from lvit_jax.errors import InputError
+from lvit_jax.models import ENCODERS
 from lvit_jax.models.features import Features
 from lvit_jax.models.initial import from_scratch
 from lvit_jax.models.probes import whole
@@ -50,11 +51,15 @@ def load_backbone(workdir: epath.PathLike, ema: bool = True) -> Backbone:
       ema: take the averaged weights where the run keeps them.
 
     Raises:
-      InputError: no such workdir, or one without a readable checkpoint.
+      InputError: no such workdir, one without a readable checkpoint, or a RegNet.
     """
     place = str(workdir).removeprefix(UNTRAINED)
     record = read_record(place)
     config = IMPORT | record["config"]
+    if ENCODERS[config["model"]["name"]][0] == "regnet":
+        raise InputError(
+            f"{place} holds a RegNet: it teaches classifiers, and has no blocks whose features can be read"
+        )
     params = load_params(place, ema)
     if "encoder" not in params:
         raise InputError(

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from lvit_jax.build.analysis import analyse, choose_images, draw_maps, load_models
+from lvit_jax.build.analysis import analyse, choose_images, load_models
 from lvit_jax.build.backbone import load_backbone
 from lvit_jax.build.embed import choose, embed
 from lvit_jax.build.images import open_chosen
+from lvit_jax.build.maps import draw_maps
 
 
 def measure(vit, wide, out, batch):

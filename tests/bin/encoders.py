@@ -13,14 +13,17 @@ SIZES = {
     "vit": ("demo/mae", {"width": 32, "depth": 2, "heads": 2}),
     "wide": ("demo/moco", {"width": 48, "depth": 3, "heads": 3}),
     "swin": ("demo/simmim_swin", {}),
+    "regnet": ("demo/mae", {}),
 }
+
+REGNET = {"name": "regnety_002", "image_size": 32, "channels": 1, "dtype": "float32"}  # a teacher, and no more
 
 
 def make_workdir(path, name, seed=0):
     """A run's folder that holds an encoder of `SIZES` with random weights, and the digits as its data."""
     demo, sizes = SIZES[name]
     config = load_config(demo).to_dict()
-    config["model"].update(sizes)
+    config["model"] = REGNET if name == "regnet" else config["model"] | sizes
     module, rng = encoder(config["model"]), np.random.default_rng(seed)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *image_shape(config["model"]))))["params"]
     params = jax.tree.map(lambda leaf: np.asarray(0.3 * rng.standard_normal(leaf.shape), np.float32), shapes)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from analysis_devices import measure
 from encoders import make_workdir
 
 from lvit_jax.bin import analyze
+from lvit_jax.build.analysis import choose_images, load_models
 from lvit_jax.build.backbone import load_backbone, make_features, transform
 from lvit_jax.build.data import device_batches
 from lvit_jax.build.images import open_chosen
@@ -22,10 +24,20 @@ from lvit_jax.training.mesh import make_mesh
 ROOT = Path(__file__).parent.parent.parent
 
 
+def from_definition(k, m):
+    """The unbiased HSIC of recipes 10.1, as it is written, of two Gram matrices."""
+    n, ones = len(k), np.ones(len(k))
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    value = np.trace(k @ m) + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+    return (value - 2 / (n - 2) * (ones @ k @ m @ ones)) / (n * (n - 3))
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {name: make_workdir(folder / name, name, seed) for seed, name in enumerate(("vit", "wide", "swin"))}
+    return {
+        name: make_workdir(folder / name, name, seed) for seed, name in enumerate(("vit", "wide", "swin", "regnet"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +83,24 @@ def test_features_are_of_the_named_image_layer_and_token(models, measured):
     np.testing.assert_allclose(table["feature"][:40], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_cka_is_that_of_the_patches_by_its_definition(models, measured):
+    """Without CLS, each model on the images as it was trained to see them, in float64, averaged before dividing."""
+    loaded = load_models([models["vit"], models["wide"]]).values()
+    source = choose_images(open_chosen(next(iter(loaded))), 96, 32)
+    hsic = np.zeros((7, 7))
+    streams = [device_batches(source, transform(m.config, m.data), 32, make_mesh())() for m in loaded]
+    for batches in zip(*streams, strict=True):
+        kept = []
+        for model, batch in zip(loaded, batches, strict=True):
+            found = layers(jax.jit(make_features(model))(model.params, batch["image"]))
+            kept += [np.asarray(tokens[:, 1:], np.float64).reshape(32, -1) for tokens in found]
+        hsic += [[from_definition(a @ a.T, b @ b.T) for b in kept] for a in kept]
+    own = np.sqrt(np.diag(hsic))
+    expected = (hsic / np.outer(own, own))[:, :3]
+    found = measured[1][0]
+    np.testing.assert_allclose(np.concatenate([found["cka.vit"], found["cka.wide"]]), expected, atol=2e-6)
+
+
 def test_the_json_has_every_figure_and_the_npz_the_same(analysis):
     figures, arrays = json.loads((analysis / "analysis.json").read_text()), np.load(analysis / "analysis.npz")
     assert (figures["images"], figures["cka_images"], figures["split"]) == (70, 64, "validation")
@@ -104,6 +134,7 @@ def test_there_is_a_figure_of_everything_for_light_and_dark_paper(analysis):
         (["--queries=0;1"], "is no list of patches"),
         (["--against={vit}"], "is named twice"),
         (["--workdir={swin}", "--block=1"], "swin is a swin_micro, and attention maps are of vit and vit_rpe"),
+        (["--against={regnet}"], "holds a RegNet: it teaches classifiers"),
         (["--against=/nowhere"], "/nowhere is not the folder of a run"),
         (["--images=0"], "the least is 1"),
         (["--split=nowhere"], "unknown split"),
