@@ -54,9 +54,8 @@ def _layers(measure: str, layers: Mapping[str, Any]) -> str:
         best = max(rows, key=MEASURES[measure])
         drop = MEASURES[measure](best) - by_layer(rows, measure, best["pool"])[-1]
         parts.append(f"{NAMES[name]} {MEASURES[measure](best):.1f} at layer {best['layer']} ({drop:.1f})")
-    return f"{measure}, best layer of each frozen model (and how many points the last layer is below it): " + "; ".join(
-        parts
-    )
+    about = f"{measure}, best layer of each frozen model (and how many points the last layer is below it)"
+    return f"{about}: {'; '.join(parts)}."
 
 
 def diagonal(matrix: Sequence[Sequence[float]]) -> list[float]:
