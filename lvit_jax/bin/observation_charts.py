@@ -28,7 +28,7 @@ def _look(name: str) -> dict[str, Any]:
 
 
 def _panels(count: int, height: float = 3.0, **options: Any) -> tuple[plt.Figure, Sequence[plt.Axes]]:
-    width = 3.6 * count + 0.4 if count > 1 else 5.2
+    width = 3.2 * count + 1.6 if count > 1 else 5.6  # legends stand beside
     figure, panels = plt.subplots(1, count, figsize=(width, height), layout="constrained", squeeze=False, **options)
     for panel in panels[0]:
         panel.spines[["top", "right"]].set_visible(False)
@@ -36,7 +36,8 @@ def _panels(count: int, height: float = 3.0, **options: Any) -> tuple[plt.Figure
 
 
 def _legend(panel: plt.Axes) -> None:
-    panel.legend(frameon=False, fontsize=8)
+    names = panel.get_legend_handles_labels()
+    panel.figure.legend(*names, loc="outside right center", frameon=False, fontsize=8)
 
 
 def accuracy(results: Mapping[str, Any]) -> plt.Figure:

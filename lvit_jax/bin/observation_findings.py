@@ -10,7 +10,7 @@ from lvit_jax.bin.observation_plan import ALL, NEIGHBOURS, STARTS
 NAMES = STARTS | {"scratch": "the supervised model", "untrained": "untrained"}
 # What a row of `lvit eval_probe` holds: how to read top-1 in percent from it.
 MEASURES = {
-    "linear probe": lambda row: row["linear"]["top1"],
+    "Linear probe": lambda row: row["linear"]["top1"],
     f"{NEIGHBOURS}-NN": lambda row: row["knn"][str(NEIGHBOURS)]["top1"],
 }
 
@@ -54,9 +54,8 @@ def _layers(measure: str, layers: Mapping[str, Any]) -> str:
         best = max(rows, key=MEASURES[measure])
         drop = MEASURES[measure](best) - by_layer(rows, measure, best["pool"])[-1]
         parts.append(f"{NAMES[name]} {MEASURES[measure](best):.1f} at layer {best['layer']} ({drop:.1f})")
-    return f"{measure}, best layer of each frozen model (and how many points the last layer is below it): " + "; ".join(
-        parts
-    )
+    about = f"{measure}, best layer of each frozen model (and how many points the last layer is below it)"
+    return f"{about}: {'; '.join(parts)}."
 
 
 def diagonal(matrix: Sequence[Sequence[float]]) -> list[float]:
@@ -77,20 +76,21 @@ def claims(results: Mapping[str, Any]) -> list[str]:
 def _likeness(matrices: Mapping[str, Any]) -> list[str]:
     cka = {name: diagonal(matrix) for name, matrix in matrices.items()}
     lower, upper, moco, d2 = cka["mae"][1], cka["mae"][-1], cka["moco"][-1], cka["d2"][-1]
+    none = f"{cka['untrained'][-1]:.2f} for an untrained model"  # likeness without any training
     return [
         _claim(
             "MAE's lower layers resemble those of a supervised model more than its upper layers do",
-            f"CKA {lower:.2f} behind the first block, {upper:.2f} at the last layer",
+            f"CKA {lower:.2f} behind the first block, {upper:.2f} at the last layer ({none})",
             [lower - upper],
         ),
         _claim(
             "MoCo-v3's upper layers resemble the supervised model's more than MAE's do",
-            f"CKA at the last layer {moco:.2f} and {upper:.2f}",
+            f"CKA at the last layer {moco:.2f} and {upper:.2f} ({none})",
             [moco - upper],
         ),
         _claim(
             "distillation raises the likeness of the upper layers",
-            f"CKA at the last layer, D²-MAE {d2:.2f}, MAE {upper:.2f}",
+            f"CKA at the last layer, D²-MAE {d2:.2f}, MAE {upper:.2f} ({none})",
             [d2 - upper],
         ),
     ]

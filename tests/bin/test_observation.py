@@ -151,7 +151,7 @@ def test_sentences_say_what_the_figures_say(gain, verdict):
     first = "D²-MAE 70.0 ± 1.0" if gain > 0.1 else "MoCo-v3 70.0 ± 1.0"
     assert first in said[0] and "on 50 labels" in said[0]
     linear, knn = (
-        next(text for text in said if text.startswith(f"{measure},")) for measure in ("linear probe", "20-NN")
+        next(text for text in said if text.startswith(f"{measure},")) for measure in ("Linear probe", "20-NN")
     )
     assert "MAE 14.0 at layer 4 (0.0)" in linear and "MAE 20.0 at layer 0 (4.0)" in knn
 
