@@ -1,9 +1,9 @@
 """The papers' observation in miniature: what equal updates of MAE, MoCo-v3 and D² teach a small ViT, beside none.
 
-  lvit observation --workdir=runs/observation           # on the bundled digits, ten minutes on two idle cores
+  lvit observation --workdir=runs/observation           # on the bundled digits, some twelve minutes on two cores
   lvit observation --workdir=runs/cifar10 --labels=500,5000 --steps=2000 \\
-      --config.data.source=folder:/data/cifar10 --config.data.statistics=cifar10 --config.data.flip=0.5 \\
-      --config.model.image_size=32 --config.model.patch_size=4 --config.model.channels=3
+      --config.data.source=folder:/data/cifar10 --config.data.val_split=test --config.data.statistics=cifar10 \\
+      --config.data.flip=0.5 --config.model.image_size=32 --config.model.patch_size=4 --config.model.channels=3
 
 Pre-trains a teacher and, with equal updates on equal images, a student by MAE, MoCo-v3 and D²-MAE; fine-tunes each and
 an untrained one on several numbers of labels; measures accuracy by layer, CKA to the supervised model, and attention.
