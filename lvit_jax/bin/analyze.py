@@ -9,6 +9,7 @@ Writes analysis.json, analysis.npz and figures (.png and .svg, for light and dar
 
 import io
 import json
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -117,7 +118,10 @@ def _summary(figures: dict) -> dict[str, object]:
     """For a person: what each model has of the first one, layer by layer, and its heads' means, block by block."""
     shown = {key: figures[key] for key in ("source", "split", "images", "cka_images")}
     for pair in figures["cka"]:
-        best = [max(value for value in row if value is not None) for row in pair["rows_are_layers_of_y"]]
+        # A layer that is the same for all images, as of a collapsed model, is like none.
+        best = [
+            max((value for value in row if value is not None), default=math.nan) for row in pair["rows_are_layers_of_y"]
+        ]
         shown[f"{pair['y']}: CKA with the nearest layer of {pair['x']}"] = _line(best, 2)
     for model in figures["models"]:
         for what, unit in (("distance", "pixels"), ("entropy", "nats")):

@@ -1,5 +1,6 @@
 """The workdir of any run or import -> its encoder and images, for what reads features: probes, embeddings, analyses."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from lvit_jax.build.parts import UNTRAINED, Config, encoder, image_shape
+from lvit_jax.convert.record import decode_from
 from lvit_jax.data.recipes import RECIPES, Example
 from lvit_jax.data.source import Source
 from lvit_jax.data.sources import open_splits
@@ -27,6 +29,7 @@ IMPORT = {
     "data": {"source": None, "data_dir": None, "train_split": "train", "eval_crop": 0.875, "resample": "exact"},
     "eval": {"batch_size": 64},
 }
+log = logging.getLogger(__name__)
 
 
 class Backbone(NamedTuple):
@@ -71,8 +74,18 @@ def load_backbone(workdir: epath.PathLike, ema: bool = True) -> Backbone:
         module = module.clone(distill_token=True)
     if str(workdir).startswith(UNTRAINED):
         params = _fresh(module, config["model"])
+    else:
+        warn_of_inner_norm(place, record)
     params = jax.device_put(params, mesh_lib.replicated(mesh_lib.make_mesh()))  # once, not with every batch
     return Backbone(str(workdir), config, record["data"], module, params)
+
+
+def warn_of_inner_norm(workdir: str, record: Config) -> None:
+    """Says where the final norm was trained behind another block than the last, as in D²-MAE (recipes 12.1)."""
+    inner = decode_from(record)
+    if inner is not None:
+        message = "%s: the final norm of a D²-MAE belongs to its inner block %d; what reads the last one sees it there"
+        log.warning(message, workdir, inner)
 
 
 def _encoder_params(params: Tree) -> Tree:

@@ -1,6 +1,5 @@
 """The `data` and `eval` sections of a config -> training batches, and what is measured during the run."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -66,24 +65,26 @@ def make_evals(config: Config, objective: Objective, mesh: jax.sharding.Mesh, da
     if data.val is None and labels:
         return ()
     # Without validation images, a look at training images still shows whether reconstructions improve.
-    source = data.val or data.train.take(np.arange(min(size, data.train.size)))
+    source = data.val or data.train.take(_evenly(data.train.size, size))
     batches = device_batches(source, data.transform, size, mesh, data.threads)
     if config["objective"]["name"] in NEEDS_ENCODER:
-        measures = [(make_probes(objective), None)]
+        measures = [(make_probes(objective), batches)]
     elif labels:
-        measures = [(make_classify(objective), None)]
+        measures = [(make_classify(objective), batches)]
     elif "norm_pix" not in config["objective"]:  # nothing is reconstructed
-        measures = [(make_spread(objective, mesh_lib.gather), None)]
+        measures = [(make_spread(objective, mesh_lib.gather), batches)]
     else:
         norm_pix = config["objective"]["norm_pix"]
-        measures = [(make_reconstruct(objective, data.mean, data.std, norm_pix, mesh_lib.gather), None)]
-        measures.append((make_spread(objective, mesh_lib.gather), max(1, SPREAD_IMAGES // size)))
+        measures = [(make_reconstruct(objective, data.mean, data.std, norm_pix, mesh_lib.gather), batches)]
+        some = source.take(_evenly(source.size, SPREAD_IMAGES))
+        some = device_batches(some, data.transform, size, mesh, data.threads)
+        measures.append((make_spread(objective, mesh_lib.gather), some))
     neighbours = None if labels else make_neighbours(config, objective, mesh, data)
 
     def run(state: TrainState) -> dict[str, Any]:
         average = averaged(state.opt_state)
         params = state.params if average is None else average
-        figures = [measure(params, state, itertools.islice(batches(), count)) for measure, count in measures]
+        figures = [measure(params, state, images()) for measure, images in measures]
         figures.append(neighbours(params, state) if neighbours else {})
         found = {name: value for part in figures for name, value in part.items()}
         if source.size >= FEW:

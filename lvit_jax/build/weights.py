@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lvit_jax.build.backbone import load_backbone
+from lvit_jax.build.backbone import load_backbone, warn_of_inner_norm
 from lvit_jax.build.parts import UNTRAINED, Config, encoder, image_shape, need_encoder
 from lvit_jax.errors import InputError
 from lvit_jax.models import ENCODERS
@@ -102,11 +102,7 @@ def _load_teacher(config: Config, target: Tree, data: Config) -> tuple[Tree, str
     """All leaves of `target`, {"teacher": an encoder, or a classifier's encoder and head}, and the file's hash."""
     source, record = _load(config["init"]["teacher"])
     check_statistics(config["init"]["teacher"], record["data"], data)
-    if (record["config"]["objective"] or {}).get("name") == "d2":
-        message = (
-            "%s: the final norm of a D²-MAE belongs to its inner block %d; targets behind it see it on the last one"
-        )
-        log.warning(message, config["init"]["teacher"], record["config"]["objective"]["decode_from"])
+    warn_of_inner_norm(config["init"]["teacher"], record)
     theirs = record["config"]["model"]
     given = source["encoder"]
     if "head" in target["teacher"]:

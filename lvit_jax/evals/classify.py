@@ -60,8 +60,8 @@ def score(logits: jax.Array, label: jax.Array, mask: jax.Array) -> dict[str, jax
     """
     logits, label = logits.astype(jnp.float32), label[:, None]
     true = jnp.take_along_axis(logits, label, axis=1)
-    # The rank counts ties against the model: constant logits score 0, not 1.
-    rank = jnp.sum((logits >= true) & (jnp.arange(logits.shape[1]) != label), axis=1)
+    # The rank counts ties against the model, and what is no number: constant logits score 0, not 1, and so do NaN.
+    rank = jnp.sum(~(logits < true) & (jnp.arange(logits.shape[1]) != label), axis=1)
     loss = jax.nn.logsumexp(logits, axis=1) - true[:, 0]
     rows = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
     return {name: jnp.where(mask > 0, row, 0.0) for name, row in rows.items()}

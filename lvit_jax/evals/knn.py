@@ -117,4 +117,5 @@ def _tops(gathered: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
     number, label = jnp.arange(gathered.shape[1]), label[:, None]
     true = jnp.take_along_axis(gathered, label, axis=1)
     rank = jnp.sum((gathered > true) | ((gathered == true) & (number < label)), axis=1)
-    return rank < 1, (rank < 5) & (true[:, 0] > 0)
+    near = true[:, 0] > 0  # not so where there is no neighbour, or where features are no numbers
+    return near & (rank < 1), near & (rank < 5)

@@ -124,6 +124,12 @@ def test_there_is_a_figure_of_everything_for_light_and_dark_paper(analysis):
     assert (analysis / "cka.png").read_bytes() != (analysis / "cka_dark.png").read_bytes()
 
 
+def test_a_layer_that_is_like_none_has_no_number():
+    pair = {"x": "a", "y": "b", "rows_are_layers_of_y": [[None, None], [None, 0.5]]}
+    figures = {"source": "s", "split": "t", "images": 4, "cka_images": 4, "cka": [pair], "models": []}
+    assert analyze._summary(figures)["b: CKA with the nearest layer of a"] == "nan 0.50"
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -1,14 +1,18 @@
 """The encoder of a workdir: of pre-training, of a classifier, untrained."""
 
+import logging
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from encoders import make_workdir
 
 from lvit_jax.bin import train
 from lvit_jax.build.backbone import labelled_splits, load_backbone, make_features
 from lvit_jax.build.trained import load_trained
 from lvit_jax.errors import InputError
 from lvit_jax.models.features import layers
+from lvit_jax.training.record import read_record, write_record
 
 TINY = ["--config.model.width=32", "--config.model.depth=2", "--config.model.heads=2", "--config.train.steps=2"]
 TINY += ["--config.optim.warmup_epochs=0.0", "--config.eval.batch_size=128"]
@@ -59,6 +63,20 @@ def test_untrained_is_the_same_architecture_with_other_weights(mae):
     assert shapes[0] == shapes[1]
     ours, theirs = (make_features(b)(b.params, IMAGES).tokens for b in (trained, fresh))
     assert np.abs(ours - theirs).max() > 0.1
+
+
+@pytest.mark.parametrize(("fields", "inner"), [({"name": "d2", "decode_from": 3}, 3), ({"name": "d2"}, 8)])
+def test_the_norm_of_a_d2_is_said_to_be_an_inner_blocks(tmp_path, caplog, fields, inner):
+    """k-NN and CKA of its last layer read through a norm trained on another one; imports do not say on which."""
+    place = make_workdir(tmp_path / "d2", "vit")
+    record = read_record(place)
+    record["config"]["objective"] = fields
+    write_record(place, record)
+    with caplog.at_level(logging.WARNING, "lvit_jax"):
+        load_backbone(f"untrained:{place}")
+        assert not caplog.messages
+        load_backbone(place)
+    assert caplog.messages[0].startswith(f"{place}: the final norm of a D²-MAE belongs to its inner block {inner};")
 
 
 def test_splits_are_the_runs_own_unless_another_source_is_named(mae):

@@ -63,6 +63,13 @@ def test_figures_do_not_depend_on_the_batch():
         assert other == figures[0] | {"loss": pytest.approx(figures[0]["loss"], rel=1e-6)}
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_model_that_answers_alike_or_with_no_number_is_never_right(value):
+    logits, labels = answers()
+    figures = make_classify(OBJECTIVE)({}, None, padded(np.full_like(logits, value), labels, 16))
+    assert (figures["top1"], figures["top5"], figures["mean_per_class"]) == (0, 0, 0)
+
+
 def test_nothing_to_evaluate():
     batch = {"image": jnp.zeros((2, 3)), "label": jnp.zeros(2, jnp.int32), "mask": jnp.zeros(2)}
     with pytest.raises(Stopped, match="nothing to evaluate"):

@@ -89,6 +89,12 @@ def test_length_does_not_matter_and_a_dead_feature_is_near_to_nothing():
     assert not neighbours(blocks, jnp.zeros((1, 16)), 5)[0].any()
 
 
+def test_features_that_are_no_numbers_are_never_right():
+    bank, labels, queries, truth = random_features()
+    found = make_knn((5,), 10)(make_bank(bank, labels), batches(np.full_like(queries, np.nan), truth, 200))
+    assert found[5] == {"top1": 0.0, "top5": 0.0}
+
+
 @pytest.mark.parametrize(("k", "message"), [(1001, "k=1001 .* bank of 1000 images"), (0, "k=0")])
 def test_k_must_fit_the_bank(k, message):
     bank, labels, queries, truth = random_features()
