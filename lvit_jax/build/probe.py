@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lvit_jax.build.backbone import Backbone, eval_crop, make_features, transform
+from lvit_jax.build.backbone import Backbone, make_features, transform, transform_fields
 from lvit_jax.build.data import device_batches
 from lvit_jax.build.neighbours import collect, compare
 from lvit_jax.data.source import Source
@@ -108,7 +108,8 @@ def linear_config(
         config.objective.update({"layers": tuple(layers), "pools": tuple(pools)})
         config.data.update(places)
         config.data.statistics = tuple(backbone.data["mean"]), tuple(backbone.data["std"])
-        config.data.update({"eval_crop": eval_crop(backbone.config, backbone.data), "resample": own["resample"]})
+        pixels = transform_fields(backbone.config, backbone.data)
+        config.data.update({key: pixels[key] for key in ("eval_crop", "resample")})
         config.init.encoder = backbone.name
         config.eval.batch_size = backbone.config["eval"]["batch_size"]
     return config
