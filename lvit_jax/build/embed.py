@@ -21,6 +21,7 @@ from lvit_jax.models.features import layers
 from lvit_jax.models.heads import pool
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.record import write_json
+from lvit_jax.training.report import clock
 from lvit_jax.tree import tree_hash
 from lvit_jax.types import Tree
 
@@ -161,6 +162,5 @@ class Progress:
         self._fresh += images
         self._done += images
         rate = self._fresh / (time.monotonic() - self._start)
-        left = int((self._images - self._done) / rate)
-        clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-        log.info("%d of %d images  images/s %.0f  left %s", self._done, self._images, rate, clock)
+        left = clock((self._images - self._done) / rate)
+        log.info("%d of %d images  images/s %.0f  left %s", self._done, self._images, rate, left)

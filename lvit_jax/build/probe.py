@@ -19,7 +19,7 @@ from lvit_jax.models import ENCODERS, KINDS
 from lvit_jax.models.probes import choose_layers, choose_pools, pooled, spot
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.loop import Run
-from lvit_jax.training.report import say
+from lvit_jax.training.report import clock, say
 from lvit_jax.types import TrainState
 
 
@@ -134,6 +134,6 @@ def watched(items: Iterable, count: int, what: str, every: float = 5.0) -> Itera
     for done, item in enumerate(items):
         now = time.monotonic()
         if done and now - said > every:
-            left, said = int((now - start) / done * (count - done)), now
-            say(f"{done}/{count} {what}  left {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}")
+            said = now
+            say(f"{done}/{count} {what}  left {clock((now - start) / done * (count - done))}")
         yield item
