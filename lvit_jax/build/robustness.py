@@ -56,13 +56,13 @@ def measure(trained: Trained, passes: Sequence[Pass], batch_size: int | None) ->
     size = trained.config["eval"]["batch_size"] if batch_size is None else batch_size
     mesh_lib.check_batch(size, mesh)
     mesh_lib.check_alike({"the images": [each.source.fingerprint for each in passes]})
-    count, whole = make_count(trained.objective), mesh_lib.replicated(mesh)
+    count = make_count(trained.objective)
     progress = Progress([each.source.size for each in passes])
     # Tables of one shape: one program serves all passes.
     shape = np.max([each.answers.shape for each in passes], axis=0)
     results = []
     for each in passes:
-        tables = jax.device_put((_filled(each.answers, shape), each.allowed), whole)
+        tables = mesh_lib.put_whole(mesh, (_filled(each.answers, shape), each.allowed))
         batches = device_batches(each.source, each.transform, size, mesh)
         total = dict.fromkeys(Counts._fields, 0)
         for batch in progress.over(each.name, batches(), size):
