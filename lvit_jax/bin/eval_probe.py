@@ -75,7 +75,7 @@ def measure(args: Any) -> dict[str, Any]:
     places = {"train_split": args.train_split, "val_split": args.val_split, "data_dir": args.data_dir}
     train, val = labelled_splits(backbone, args.source, **places)
     names = {"workdir": args.workdir, "source": train.name, "train_split": train.split, "val_split": val.split}
-    check_bank(args.k, train, val)
+    check_bank(backbone, args.k, train, val, args.batch_size)  # before hours of training
     linear = None
     if args.linear:
         places["source"] = args.source

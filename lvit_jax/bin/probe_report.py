@@ -1,10 +1,11 @@
 """What `lvit eval_probe` found: the table, probe.json, and accuracy by layer as PNG and SVG."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
+
+from lvit_jax.training.record import write_json, write_whole
 
 # Okabe and Ito's colours, which the colour-blind tell apart, in a shade that stands out from white and from black.
 COLOURS = {"mean": "#0072B2", "cls": "#D55E00"}
@@ -28,13 +29,9 @@ def table(figures: Mapping[str, Any]) -> str:
 
 def write(folder: epath.PathLike, figures: Mapping[str, Any]) -> None:
     """Writes probe.json, probe.png and probe.svg into a folder, each whole or not at all."""
-    folder = epath.Path(folder)
-    made = {"json": (json.dumps(figures, indent=2) + "\n").encode()} | chart(figures)
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, data in made.items():
-        part = folder / f"probe.{kind}.part"
-        part.write_bytes(data)
-        part.replace(folder / f"probe.{kind}")
+    for kind, data in chart(figures).items():
+        write_whole(epath.Path(folder) / f"probe.{kind}", data)
+    write_json(epath.Path(folder) / "probe.json", figures)
 
 
 def chart(figures: Mapping[str, Any]) -> dict[str, bytes]:

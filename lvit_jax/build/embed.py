@@ -20,6 +20,8 @@ from lvit_jax.errors import InputError, Stopped
 from lvit_jax.models.features import layers
 from lvit_jax.models.heads import pool
 from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.record import write_json
+from lvit_jax.training.report import clock
 from lvit_jax.tree import tree_hash
 from lvit_jax.types import Tree
 
@@ -86,8 +88,7 @@ def embed(model: Backbone, source: Source, choice: Choice, size: int, out: epath
     done = _parts_of(parts, about)
     mesh_lib.check_alike({"the images": source.fingerprint, "the weights": about["weights"], "the parts": done})
     if writes:
-        parts.mkdir(parents=True, exist_ok=True)
-        _write_json(parts / COMMAND, about)
+        write_json(parts / COMMAND, about)
     names = [f"{number:06d}.npz" for number in range(-(-source.size // ROWS))]
     progress = Progress(source.size, sum(_rows(source, name).size for name in done))
     step = jax.jit(make_step(model, choice))
@@ -120,12 +121,6 @@ def _parts_of(parts: epath.Path, about: dict[str, Any]) -> list[str]:
             f"{parts} holds parts of another command ({'; '.join(other)}); remove it or choose another --out"
         )
     return sorted(path.name for path in parts.iterdir() if path.suffix == ".npz")
-
-
-def _write_json(path: epath.Path, value: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)
 
 
 def _rows(source: Source, name: str) -> Source:
@@ -167,6 +162,5 @@ class Progress:
         self._fresh += images
         self._done += images
         rate = self._fresh / (time.monotonic() - self._start)
-        left = int((self._images - self._done) / rate)
-        clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-        log.info("%d of %d images  images/s %.0f  left %s", self._done, self._images, rate, clock)
+        left = clock((self._images - self._done) / rate)
+        log.info("%d of %d images  images/s %.0f  left %s", self._done, self._images, rate, left)

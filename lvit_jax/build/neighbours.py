@@ -30,8 +30,7 @@ def compare(
 
     Every device holds the bank and compares its share of the queries.
     """
-    whole = jax.device_put(make_bank(*bank), mesh_lib.replicated(mesh))
-    return knn(whole, _query_batches(*queries, mesh))
+    return knn(mesh_lib.put_whole(mesh, make_bank(*bank)), _query_batches(*queries, mesh))
 
 
 def _query_batches(features: np.ndarray, labels: np.ndarray, mesh: jax.sharding.Mesh) -> Iterator[Batch]:

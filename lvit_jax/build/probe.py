@@ -19,7 +19,7 @@ from lvit_jax.models import ENCODERS, KINDS
 from lvit_jax.models.probes import choose_layers, choose_pools, pooled, spot
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.loop import Run
-from lvit_jax.training.report import say
+from lvit_jax.training.report import clock, say
 from lvit_jax.types import TrainState
 
 
@@ -29,12 +29,17 @@ def choose_spots(backbone: Backbone, layers: Sequence[int], pools: Sequence[str]
     return choose_layers(layers, backbone.layers), choose_pools(pools, cls)
 
 
-def check_bank(ks: Sequence[int], train: Source, val: Source) -> None:
-    """Raises InputError for images without labels, or a k larger than the bank."""
+def check_bank(backbone: Backbone, ks: Sequence[int], train: Source, val: Source, batch_size: int | None) -> None:
+    """Raises InputError for images without labels, a k larger than the bank, a batch that the devices do not divide."""
     for source in (train, val):
         if not source.classes:
             raise InputError(f"{source.name!r} has no labels, and neighbours vote with theirs")
     check_ks(ks, train.size)
+    mesh_lib.check_batch(_size(backbone, batch_size), mesh_lib.make_mesh())
+
+
+def _size(backbone: Backbone, batch_size: int | None) -> int:
+    return backbone.config["eval"]["batch_size"] if batch_size is None else batch_size
 
 
 def knn_rows(
@@ -57,7 +62,7 @@ def knn_rows(
       InputError: images without labels, a k larger than the bank, a batch that does not divide over the devices.
       Stopped: features that are not finite.
     """
-    check_bank(ks, train, val)
+    check_bank(backbone, ks, train, val, batch_size)
     mesh_lib.check_alike({"the images": [train.fingerprint, val.fingerprint]})
     bank = features_of(backbone, train, layers, pools, batch_size)
     queries = features_of(backbone, val, layers, pools, batch_size)
@@ -75,7 +80,7 @@ def features_of(
 ) -> dict[str, np.ndarray]:
     """{spot: float32 [N,D], "label": int32 [N]} of all readable images of a source, whole on every process."""
     features, mesh = make_features(backbone), mesh_lib.make_mesh()
-    size = backbone.config["eval"]["batch_size"] if batch_size is None else batch_size
+    size = _size(backbone, batch_size)
     mesh_lib.check_batch(size, mesh)
 
     @jax.jit
@@ -129,6 +134,6 @@ def watched(items: Iterable, count: int, what: str, every: float = 5.0) -> Itera
     for done, item in enumerate(items):
         now = time.monotonic()
         if done and now - said > every:
-            left, said = int((now - start) / done * (count - done)), now
-            say(f"{done}/{count} {what}  left {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}")
+            said = now
+            say(f"{done}/{count} {what}  left {clock((now - start) / done * (count - done))}")
         yield item

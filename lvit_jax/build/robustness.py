@@ -15,7 +15,7 @@ from lvit_jax.data.source import Source
 from lvit_jax.errors import Stopped
 from lvit_jax.evals.robustness import make_count
 from lvit_jax.training import mesh as mesh_lib
-from lvit_jax.training.report import say
+from lvit_jax.training.report import clock, say
 from lvit_jax.types import Batch
 
 EVERY = 10.0  # seconds between two lines of progress within a pass
@@ -56,13 +56,13 @@ def measure(trained: Trained, passes: Sequence[Pass], batch_size: int | None) ->
     size = trained.config["eval"]["batch_size"] if batch_size is None else batch_size
     mesh_lib.check_batch(size, mesh)
     mesh_lib.check_alike({"the images": [each.source.fingerprint for each in passes]})
-    count, whole = make_count(trained.objective), mesh_lib.replicated(mesh)
+    count = make_count(trained.objective)
     progress = Progress([each.source.size for each in passes])
     # Tables of one shape: one program serves all passes.
     shape = np.max([each.answers.shape for each in passes], axis=0)
     results = []
     for each in passes:
-        tables = jax.device_put((_filled(each.answers, shape), each.allowed), whole)
+        tables = mesh_lib.put_whole(mesh, (_filled(each.answers, shape), each.allowed))
         batches = device_batches(each.source, each.transform, size, mesh)
         total = dict.fromkeys(Counts._fields, 0)
         for batch in progress.over(each.name, batches(), size):
@@ -93,7 +93,7 @@ class Progress:
         before = sum(self._sizes[: self._passes])
         for number, batch in enumerate(batches):
             self._images = before + number * size
-            if time.perf_counter() - self._said > EVERY:
+            if self._images and time.perf_counter() - self._said > EVERY:  # before the first, nobody knows the rate
                 self._say(name, f"{number * size} of {self._sizes[self._passes]} images")
             yield batch
 
@@ -106,5 +106,4 @@ class Progress:
     def _say(self, name: str, text: str) -> None:
         self._said = time.perf_counter()
         left = (self._said - self._born) * (sum(self._sizes) / max(self._images, 1) - 1)
-        clock = f"left {int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d}"
-        say(f"{name}: {text}  {self._passes}/{len(self._sizes)} passes  {clock}")
+        say(f"{name}: {text}  {self._passes}/{len(self._sizes)} passes  left {clock(left)}")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lvit_jax.training.record import write_whole
+
 Table = Mapping[str, np.ndarray]  # "name" str [N], "label" int32 [N] (where there are labels), "feature" float32 [N,D]
 
 
@@ -15,9 +17,7 @@ def write_part(path: epath.Path, table: Table) -> None:
     """A table as an NPZ file."""
     buffer = io.BytesIO()
     np.savez(buffer, **table)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    write_whole(path, buffer.getvalue())
 
 
 def read_part(path: epath.Path) -> dict[str, np.ndarray]:

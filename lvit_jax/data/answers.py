@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from lvit_jax.data.prepared import open_builder
-from lvit_jax.data.records import Records, cache_file, open_records, open_tfds, save_arrays
+from lvit_jax.data.records import Records, cache_file, files, open_records, open_tfds, save_arrays, split_parts
 from lvit_jax.data.source import Source
 from lvit_jax.errors import InputError
 
@@ -24,11 +24,11 @@ def open_answers(name: str, split: str, data_dir: str | None, feature: str) -> t
       InputError: as `open_tfds`; or there is no such feature.
     """
     source = open_tfds(name, split, data_dir)
-    builder, base = open_builder(name, data_dir), split.split("[")[0]
+    builder, parts = open_builder(name, data_dir), list(dict.fromkeys(split_parts(split)))
     if feature not in builder.info.features:
         raise InputError(f"data set {name!r} has no feature {feature!r}, which holds its answers")
-    records = open_records(builder, base)
-    cached = cache_file([str(path) for path in builder.info.splits[base].filepaths], feature)
+    records = open_records(builder, parts)
+    cached = cache_file(files(builder, parts), feature)
     if not cached.exists():
         save_arrays(cached, answers=_answers(records, feature))
     own = source._replace(

@@ -153,6 +153,11 @@ def put(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in host_batch.items()}
 
 
+def put_whole(mesh: Mesh, tree: Any) -> Any:
+    """Numpy arrays that every process has, whole on every device; `jax.device_put` would send and compare them."""
+    return jax.tree.map(lambda leaf: _lay_out(leaf, replicated(mesh)), tree)
+
+
 def this_process() -> dict[str, int]:
     """{'process', 'processes'}: which slice of every batch this process reads."""
     return {"process": jax.process_index(), "processes": jax.process_count()}

@@ -105,6 +105,12 @@ def write_png(path: epath.PathLike, picture: np.ndarray) -> None:
         Image.fromarray(np.asarray(picture)).save(file, format="PNG")
 
 
+def clock(seconds: float) -> str:
+    """312.7 -> '0:05:12'."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
 def progress(step: int, steps: int, scalars: Mapping[str, float]) -> str:
     """'step 40/1000  loss 0.9172  lr 0.0012  images/s 3100  data wait 2%  left 0:05:12'."""
     words = {
@@ -112,7 +118,7 @@ def progress(step: int, steps: int, scalars: Mapping[str, float]) -> str:
         "lr": lambda x: f"lr {x:.2e}",
         "images_per_s": lambda x: f"images/s {x:.0f}",
         "data_wait": lambda x: f"data wait {x:.0%}",
-        "eta": lambda x: f"left {int(x) // 3600}:{int(x) // 60 % 60:02d}:{int(x) % 60:02d}",
+        "eta": lambda x: f"left {clock(x)}",
     }
     shown = [words[key](scalars[key]) for key in SHOWN if key in scalars]
     return "  ".join([f"step {step}/{steps}", *shown])

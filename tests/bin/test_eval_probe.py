@@ -27,6 +27,7 @@ from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import restore, save_params
 from lvit_jax.training.record import write_record
 from lvit_jax.training.report import read_metrics
+from lvit_jax.types import TrainState
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--config.model.width=32", "--config.model.depth=2", "--config.model.heads=2"]
@@ -186,6 +187,7 @@ def test_an_evaluation_that_dies_writes_nothing(mae, tmp_path, monkeypatch, figu
         (["--k=10,1438"], "k=1438 is larger than the bank of 1437 images"),
         (["--k=0"], "k=0"),
         (["--batch_size=0"], "batch size 0"),
+        (["--batch_size=0", "--linear=demo/probe", "--out=o", *PROBE], "batch size 0"),  # before they are trained
         (["--linear"], "--out=DIR"),
         (["--config.optim.blr=1.0"], "--linear"),
         (["--linear", "--out=o", "--no-ema"], "--no-ema"),
@@ -242,6 +244,24 @@ def test_collapse_is_told_with_its_step(mae, caplog):
         (evaluation,) = build_data.make_evals(config, run.objective._replace(predict=collapsed), mesh, data, 3)
         evaluation.run(state)
     assert caplog.messages[0].startswith("step 7: WARNING: features have collapsed: standard deviation ")
+
+
+def test_the_spread_is_that_of_images_from_every_class(monkeypatch):
+    """Files lie class by class: the first thousand of ImageNet's validation folder are of twenty classes."""
+    config = flags.override(flags.load_config("demo/mae"), [*TINY, "--config.eval.knn_images=0"]).to_dict()
+    data, seen = build_data.load_data(config), []
+
+    def spread(params, state, batches):
+        seen.extend(np.concatenate([batch["label"][batch["mask"] > 0] for batch in batches]))
+        return {"feature_std": 1.0, "effective_rank": 9.0}
+
+    monkeypatch.setattr(build_data, "SPREAD_IMAGES", 40)
+    monkeypatch.setattr(build_data, "make_spread", lambda *_: spread)
+    monkeypatch.setattr(build_data, "make_reconstruct", lambda *_: lambda *_: {})
+    data = data._replace(val=data.val.take(np.argsort(data.val.labels, kind="stable")))
+    (evaluation,) = build_data.make_evals(config, None, mesh_lib.make_mesh(), data, 3)
+    evaluation.run(TrainState(step=jnp.int32(1), params={}, opt_state=(), frozen={}, extra={}))
+    assert len(seen) == 40 and set(seen) == set(range(10))
 
 
 def test_neighbours_need_labels_and_may_be_switched_off(mae):

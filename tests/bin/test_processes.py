@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoders import make_workdir
 from PIL import Image
 from saved import saved
 
@@ -130,6 +131,23 @@ def test_evaluation_counts_every_image_once(two):
     figures, expected = (json.loads(said.splitlines()[-1]) for said in (both[0], alone[0]))  # gloo prints lines above
     assert figures["examples"] == 360
     assert figures == expected | {"loss": pytest.approx(expected["loss"], rel=1e-6)}
+
+
+@pytest.mark.slow
+def test_neighbours_and_features_on_two_processes(tmp_path):
+    """1,437 and 360 images do not fill their last batches; process 0 alone prints and writes; all is as of one."""
+    vit = make_workdir(tmp_path / "vit", "vit")
+    command = ["eval_probe", f"--workdir={vit}", "--layers=2", "--batch_size=100", "--json"]
+    (both, silent), (alone,) = finish(*start_two(command)), finish(start(command, 4))
+    assert "rows" not in silent[0]
+    assert json.loads(both[0].splitlines()[-1]) == json.loads(alone[0].splitlines()[-1])
+    command = ["embed", f"--workdir={vit}", "--batch_size=100", "--json"]
+    finish(*start_two([*command, f"--out={tmp_path / 'two.npz'}"]))
+    finish(start([*command, f"--out={tmp_path / 'one.npz'}"], 4))
+    two, one = (np.load(tmp_path / f"{name}.npz") for name in ("two", "one"))
+    np.testing.assert_array_equal(two["name"], one["name"])
+    np.testing.assert_allclose(two["feature"], one["feature"], rtol=1e-5, atol=1e-6)
+    assert {path.name for path in tmp_path.iterdir()} == {"vit", "two.npz", "one.npz"}
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def pictures(model):
     """Eleven images and their logits [11,1000], by the model's own transform, one at a time."""
     trained = load_trained(model)
     data = [made.jpeg(k, SIZE) for k in range(11)]
-    return data, made.logits(trained, [transform(trained)(one, [0, 0]).numpy() for one in data])
+    return data, made.logits(trained, [transform(trained.config, trained.data)(one, [0, 0]).numpy() for one in data])
 
 
 @pytest.fixture(scope="module")
