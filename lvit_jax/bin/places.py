@@ -1,4 +1,4 @@
-"""Folders that commands are given: one that is no run, or cannot be written, is told before jax comes and work begins."""
+"""Folders that commands are given: one that is no run, or cannot be written, is told before the work begins."""
 
 import os
 from collections.abc import Sequence
