@@ -122,3 +122,19 @@ def test_lvit_menu_and_unknown_commands(argv, capsys):
     assert done.value.code == (0 if argv == ["--help"] else 2)
     captured = capsys.readouterr()
     assert "eval_classify" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--workdr=w"], "unknown flag '--workdr=w' (did you mean '--workdir'?)"),
+        ([], "the following arguments are required: --workdir"),
+        (["--zzz=1"], "the following arguments are required: --workdir"),
+    ],
+)
+def test_a_misspelt_flag_is_named_and_not_the_one_it_leaves_missing(argv, words):
+    parser = flags.Parser("train", "doc")
+    parser.add_argument("--workdir", required=True)
+    with pytest.raises(InputError) as error:
+        parser.parse_args(argv)
+    assert str(error.value).startswith(words)

@@ -13,7 +13,7 @@ import math
 from argparse import Namespace
 from collections.abc import Sequence
 
-from lvit_jax.bin import app, flags
+from lvit_jax.bin import app, flags, places
 from lvit_jax.errors import InputError
 
 
@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag in ("images", "map_images"):
         if getattr(args, flag) < 1:
             raise InputError(f"--{flag}={getattr(args, flag)}; the least is 1")
-    app.start()
     out = _new_folder(args.out)
+    places.check_models(_models(args))
+    app.start()
     figures, files = _analysis(args, queries)
     _write(out, files)
     app.report(figures if args.json else _summary(figures) | {"out": args.out}, args.json)
@@ -67,7 +68,12 @@ def _new_folder(name: str):
     out = epath.Path(name.rstrip("/"))
     if out.exists():
         raise InputError(f"--out={name} exists already; remove it or name another folder")
+    places.check_out(name)
     return out
+
+
+def _models(args: Namespace) -> list[str]:
+    return [args.workdir, *(args.against.split(",") if args.against else [])]
 
 
 def _write(out, files: dict[str, bytes]) -> None:
@@ -85,8 +91,7 @@ def _analysis(args: Namespace, queries: list[tuple[int, int]] | None) -> tuple[d
     from lvit_jax.build import analysis, maps
     from lvit_jax.build.images import open_chosen
 
-    others = args.against.split(",") if args.against else []
-    models = analysis.load_models([args.workdir, *others], ema=not args.no_ema)
+    models = analysis.load_models(_models(args), ema=not args.no_ema)
     wishes = maps.check_queries(models, queries, args.block)
     source = open_chosen(next(iter(models.values())), args.source, args.split, args.data_dir)
     source = analysis.choose_images(source, args.images, args.batch_size)

@@ -10,7 +10,7 @@ again: its parts lie in OUT.parts until all are there. An image that cannot be r
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from lvit_jax.bin import app, distributed, flags
+from lvit_jax.bin import app, distributed, flags, places
 from lvit_jax.build.table import MERGE
 from lvit_jax.errors import InputError, unknown
 
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", help="default: the validation images")
     parser.add_argument("--data_dir", help="where tfds data sets lie; default: the run's")
     parser.add_argument("--images", help="instead of a source: a folder of images, searched through, without labels")
-    parser.add_argument("--layer", type=int, help="0: what the first block sees, 1: the second, ...; default: the last")
-    parser.add_argument("--pool", default="mean", help="over the patches; cls; dist (a distillation token)")
+    parser.add_argument("--layer", type=int, help="0: what the first block sees, ..., -1: the last; default: -1")
+    parser.add_argument("--pool", default="mean", help="mean over the patches; cls; dist (a distillation token)")
     parser.add_argument("--batch_size", type=int, help="default: the run's eval.batch_size")
     parser.add_argument("--no-ema", action="store_true", help="the raw weights, where the run averages them")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -42,12 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise unknown("--pool", args.pool, POOLS)
     if args.images and (args.source or args.split or args.data_dir):
         raise InputError("--images is a folder of its own; leave out --source, --split and --data_dir, or --images")
-    app.start(args)
     from etils import epath
 
     out = epath.Path(args.out)
     if out.exists():
         raise InputError(f"--out={args.out} exists already; remove it or name another file")
+    places.check_out(str(out.parent))
+    places.check_models([args.workdir])
+    app.start(args)
     from lvit_jax.build.backbone import load_backbone
     from lvit_jax.build.embed import choose, embed
     from lvit_jax.build.images import open_chosen

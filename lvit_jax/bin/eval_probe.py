@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lvit_jax.bin import app, distributed, flags, probe_report
+from lvit_jax.bin import app, distributed, flags, places, probe_report
 from lvit_jax.errors import InputError, Stopped
 
 
@@ -32,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--no-ema is for k-NN alone: linear probes read the weights that other runs start from")
     if args.linear:  # misspelt keys are told at once
         flags.override(flags.load_config(args.linear), args.overrides)
+    if args.k and min(args.k) < 1:
+        raise InputError(f"--k={min(args.k)}; the least is 1")
+    places.check_models([args.workdir])
+    if args.out:
+        places.check_out(args.out)
     app.start(args)
     figures = measure(args)
     if args.out and distributed.is_first():
@@ -72,14 +77,14 @@ def measure(args: Any) -> dict[str, Any]:
 
     backbone = load_backbone(args.workdir, ema=not args.no_ema)
     layers, pools = choose_spots(backbone, args.layers, args.pools)
-    places = {"train_split": args.train_split, "val_split": args.val_split, "data_dir": args.data_dir}
-    train, val = labelled_splits(backbone, args.source, **places)
+    own = {"train_split": args.train_split, "val_split": args.val_split, "data_dir": args.data_dir}
+    train, val = labelled_splits(backbone, args.source, **own)
     names = {"workdir": args.workdir, "source": train.name, "train_split": train.split, "val_split": val.split}
     check_bank(backbone, args.k, train, val, args.batch_size)  # before hours of training
     linear = None
     if args.linear:
-        places["source"] = args.source
-        linear = train_linear(args, linear_config(flags.load_config(args.linear), backbone, layers, pools, places))
+        own["source"] = args.source
+        linear = train_linear(args, linear_config(flags.load_config(args.linear), backbone, layers, pools, own))
     rows = knn_rows(backbone, train, val, layers, pools, args.k, args.batch_size)
     if linear:
         rows = linear_figures(*linear, rows)

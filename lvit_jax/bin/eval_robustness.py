@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lvit_jax.bin import app, distributed, flags
+from lvit_jax.bin import app, distributed, flags, places
 from lvit_jax.errors import InputError, unknown
 from lvit_jax.evals.benchmarks import NAMES, SEVERITIES
 from lvit_jax.evals.mapping import Mapping, read_mapping
@@ -86,6 +86,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--mapping is for --source=folder:PATH without --corrupt")
     if args.out and (out := Path(args.out)).exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out={args.out} is there already and not an empty folder")
+    if args.out:
+        places.check_out(args.out)
     if args.corrupt is not None:
         args.corrupt = _severities(args.corrupt)
         if importlib.util.find_spec("imagecorruptions") is None:

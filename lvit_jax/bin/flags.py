@@ -97,14 +97,30 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        parsed, rest = self.parse_known_args(args, namespace)
+        try:
+            parsed, rest = self.parse_known_args(args, namespace)
+        except InputError:
+            self._misspelt(sys.argv[1:] if args is None else args)  # why a flag that is needed is missing
+            raise
         for name, value in vars(parsed).items():
             if value == "":
                 self.error(f"--{name} is empty")
         if rest:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            self.error(f"unknown flag {rest[0]!r}{nearest(rest[0].split('=')[0], flags)}")
+            self._unknown(rest[0])
         return parsed
+
+    def _misspelt(self, args: Sequence[str]) -> None:
+        """Raises InputError where a flag is unknown and near to one there is; the flags of parts are not seen here."""
+        for arg in () if self._subparsers else args:
+            name = arg.split("=")[0]
+            if name.startswith("--") and name not in self._flags() and nearest(name, self._flags()):
+                self._unknown(arg)
+
+    def _unknown(self, arg: str) -> None:
+        self.error(f"unknown flag {arg!r}{nearest(arg.split('=')[0], self._flags())}")
+
+    def _flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings]
 
 
 def parse_with_config(parser: Parser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, ConfigDict]:

@@ -31,7 +31,7 @@ def heat_map(found: dict[str, Any]) -> bytes:
     panel.set_yticks(range(len(downs)), downs)
     panel.set_xlabel(right)
     panel.set_ylabel(down)
-    figure.colorbar(picture, label="top-1 on held-out training images, %")
+    figure.colorbar(picture, label="top-1 on held-out\ntraining images, %")
     return _png(figure)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lvit_jax.build.backbone import UNTRAINED, Backbone, load_backbone, make_features, transform
+from lvit_jax.build.backbone import Backbone, load_backbone, make_features, transform
 from lvit_jax.build.data import device_batches
 from lvit_jax.data.order import permutation
 from lvit_jax.data.source import Source
@@ -17,6 +17,7 @@ from lvit_jax.evals.attention import head_figures
 from lvit_jax.evals.cka import LEAST, cka, grams, hsic
 from lvit_jax.models.features import layers
 from lvit_jax.training import mesh as mesh_lib
+from lvit_jax.training.record import UNTRAINED
 
 SEED = 0  # of the choice of images, which is the same for all models: files lie class by class, batches must not
 log = logging.getLogger(__name__)

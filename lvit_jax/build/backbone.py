@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from lvit_jax.build.parts import UNTRAINED, Config, encoder, image_shape
+from lvit_jax.build.parts import Config, encoder, image_shape
 from lvit_jax.convert.record import decode_from
 from lvit_jax.data.recipes import RECIPES, Example
 from lvit_jax.data.source import Source
@@ -21,7 +21,7 @@ from lvit_jax.models.initial import from_scratch
 from lvit_jax.models.probes import whole
 from lvit_jax.training import mesh as mesh_lib
 from lvit_jax.training.checkpoint import load_params
-from lvit_jax.training.record import read_record
+from lvit_jax.training.record import UNTRAINED, read_record
 from lvit_jax.types import Tree
 
 # What the config of an import lacks and a run's has: its weights came without data.

@@ -49,6 +49,8 @@ def choose(model: Backbone, layer: int | None, how: str) -> Choice:
         raise InputError(
             f"--layer={layer}, but {model.name} has layers 0 to {last} (or -1 to {-last - 1} from the end)"
         )
+    if how == "dist" and "dist_token" not in model.params["encoder"]:  # heads let CLS play its part
+        raise InputError(f"--pool=dist, but {model.name} has no distillation token; nearest: --pool=cls")
     choice = Choice(chosen, how)
     blank = jnp.zeros((1, *image_shape(model.config["model"])))
     jax.eval_shape(make_step(model, choice), model.params, blank)  # a Swin, say, has no CLS token

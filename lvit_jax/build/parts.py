@@ -21,11 +21,10 @@ from lvit_jax.objectives import (
     OBJECTIVES,
     check_encoder,
 )
-from lvit_jax.training.record import read_record
+from lvit_jax.training.record import UNTRAINED, read_record
 from lvit_jax.types import Batch, Objective, Variables
 
 Config = Mapping[str, Any]
-UNTRAINED = "untrained:"  # before a workdir: its architecture with fresh weights, the baseline of every analysis
 
 
 def call(function: Callable, section: str, given: Config, **computed: Any) -> Any:

@@ -10,14 +10,14 @@ import numpy as np
 from etils import epath
 
 from lvit_jax.build.backbone import load_backbone, warn_of_inner_norm
-from lvit_jax.build.parts import UNTRAINED, Config, encoder, image_shape, need_encoder
+from lvit_jax.build.parts import Config, encoder, image_shape, need_encoder
 from lvit_jax.errors import InputError
 from lvit_jax.models import ENCODERS
 from lvit_jax.models.positions import FIXED, resample
 from lvit_jax.models.relative import resample_bias
 from lvit_jax.objectives import NEEDS_ENCODER
 from lvit_jax.training.checkpoint import load_into, load_params, steps
-from lvit_jax.training.record import read_record
+from lvit_jax.training.record import UNTRAINED, read_record
 from lvit_jax.tree import flatten, tree_hash
 from lvit_jax.types import Tree, Variables
 

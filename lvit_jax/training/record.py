@@ -9,6 +9,8 @@ from etils import epath
 from lvit_jax.errors import InputError
 from lvit_jax.tree import flatten, matches
 
+UNTRAINED = "untrained:"  # before a workdir: its architecture with fresh weights, the baseline of every analysis
+
 # What may change between two starts of one run: nothing of it changes the mathematics.
 FREE = (
     *("mesh/.*", "model/remat", "checkpoint/.*", "log/.*", "eval/.*"),

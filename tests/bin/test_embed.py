@@ -114,6 +114,7 @@ def test_where_nothing_can_be_read_it_stops(model, tmp_path):
     [
         (["--out={tmp}/a.parket"], "unknown suffix of --out '.parket' .did you mean '.parquet'"),
         (["--pool=maen"], "did you mean 'mean'"),
+        (["--pool=dist"], "has no distillation token; nearest: --pool=cls"),
         (["--layer=3"], r"--layer=3, but .* has layers 0 to 2 \(or -1 to -3 from the end\)"),
         (["--layer=-4"], "layers 0 to 2"),
         (["--workdir={swin}", "--pool=cls"], "no CLS token; nearest: 'mean'"),
