@@ -90,7 +90,7 @@ def _likeness(matrices: Mapping[str, Any]) -> list[str]:
         ),
         _claim(
             "distillation raises the likeness of the upper layers",
-            f"CKA at the last layer, D²-MAE {d2:.2f}, MAE {upper:.2f} ({none})",
+            f"CKA at the last layer, D²-MAE {d2:.2f} (through the norm of its inner block), MAE {upper:.2f} ({none})",
             [d2 - upper],
         ),
     ]
