@@ -50,6 +50,7 @@ def test_ones_own_values():
     [
         ("lr", ["unknown config key 'lr'", "did you mean 'blr'"]),
         ("blr=0.1;layer_decoy=1", ["'layer_decoy'", "did you mean 'layer_decay'"]),
+        ("blr=0.1,-1", ["'optim.blr' is -1.0", "the least is 0.0"]),
         ("blr=fast", ["'optim.blr' wants float", "'fast'"]),
         ("batch_size=1,0;layer_decay", ["may be", "train.batch_size", "eval.batch_size"]),
         ("train.batch_size=1,0", ["train.batch_size", "the least is 1"]),
