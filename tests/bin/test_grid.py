@@ -75,6 +75,15 @@ def test_only_classifiers_have_a_grid():
         train.main(["--config=demo/finetune", "--workdir=x", "--json"])
 
 
+def test_another_runs_workdir_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a run already"):
+        train.main(["--config=demo/finetune", f"--workdir={tmp_path}", "--grid=blr=0.1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    (tmp_path / "grid").mkdir()
+    grid.check_place(str(tmp_path))  # after its last training a grid may be told again
+
+
 def test_a_mistake_costs_no_jax():
     code = (
         "import sys; from lvit_jax.bin import flags, grid; grid.make_cells('blr', flags.load_config('transfer/cars'))\n"
