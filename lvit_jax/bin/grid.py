@@ -88,6 +88,15 @@ def _usual(key: str, config: ConfigDict) -> tuple[str, ...]:
     return tuple(usual[key])
 
 
+def check_place(workdir: str) -> None:
+    """Raises InputError where a run that is no grid's last training is there: the one to come could not go there."""
+    from etils import epath
+
+    place = epath.Path(workdir)
+    if (place / "config.json").exists() and not (place / "grid").exists():
+        raise InputError(f"--workdir={workdir} holds a run already; name a new folder for --grid and its last training")
+
+
 def search(cells: Sequence[Cell], workdir: str, argv: Sequence[str], train: Callable, as_json: bool) -> int:
     """Trains and scores every cell, then writes grid.json and grid.png and prints the table and the last command.
 

@@ -16,13 +16,13 @@ def check_models(workdirs: Sequence[str]) -> None:
         read_record(workdir.removeprefix(UNTRAINED))
 
 
-def check_out(folder: str) -> None:
-    """Raises InputError where `--out` cannot be a folder that is written: the nearest one there is says so."""
+def check_out(folder: str, flag: str = "--out") -> None:
+    """Raises InputError where what a flag names cannot be a folder and written: the nearest one there is tells."""
     if "://" in folder:  # the store will say
         return
     path = Path(folder).absolute()
     above = next(place for place in (path, *path.parents) if place.exists())
     if not above.is_dir():
-        raise InputError(f"--out={folder}: {above} is a file, and not a folder")
+        raise InputError(f"{flag}={folder}: {above} is a file, and not a folder")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"--out={folder}: {above} may not be written")
+        raise InputError(f"{flag}={folder}: {above} may not be written")

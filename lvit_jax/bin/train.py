@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lvit_jax.bin import app, distributed, flags, grid
+from lvit_jax.bin import app, distributed, flags, grid, places
 from lvit_jax.errors import InputError, Stopped
 from lvit_jax.objectives import NEEDS_ENCODER, NEEDS_TEACHER
 
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--json is for --grid; the figures of a run are in metrics/")
     cells = None if args.grid is None else grid.make_cells(args.grid, config)
     distributed.check_flags(args)
+    places.check_out(args.workdir, "--workdir")
+    if cells:
+        grid.check_place(args.workdir)
     app.start(args)
     if cells:
         return grid.search(cells, args.workdir, argv, train, args.json)

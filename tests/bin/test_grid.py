@@ -50,6 +50,7 @@ def test_ones_own_values():
     [
         ("lr", ["unknown config key 'lr'", "did you mean 'blr'"]),
         ("blr=0.1;layer_decoy=1", ["'layer_decoy'", "did you mean 'layer_decay'"]),
+        ("blr=0.1,-1", ["'optim.blr' is -1.0", "the least is 0.0"]),
         ("blr=fast", ["'optim.blr' wants float", "'fast'"]),
         ("batch_size=1,0;layer_decay", ["may be", "train.batch_size", "eval.batch_size"]),
         ("train.batch_size=1,0", ["train.batch_size", "the least is 1"]),
@@ -72,6 +73,15 @@ def test_only_classifiers_have_a_grid():
         cells("blr", config="demo/mae")
     with pytest.raises(InputError, match="--json is for --grid"):
         train.main(["--config=demo/finetune", "--workdir=x", "--json"])
+
+
+def test_another_runs_workdir_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a run already"):
+        train.main(["--config=demo/finetune", f"--workdir={tmp_path}", "--grid=blr=0.1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    (tmp_path / "grid").mkdir()
+    grid.check_place(str(tmp_path))  # after its last training a grid may be told again
 
 
 def test_a_mistake_costs_no_jax():
