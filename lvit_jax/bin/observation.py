@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lvit_jax.bin import app, flags
+from lvit_jax.bin import app, flags, places
 from lvit_jax.bin.observation_plan import Plan, all_steps
 from lvit_jax.errors import InputError
 
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args([arg for arg in argv if arg not in overrides])
     plan = Plan(Path(args.workdir), args.steps, _numbers(args.labels), args.seeds, 1, overrides)
     _check(plan)
+    places.check_out(args.workdir, "--workdir")
     app.start()
     from lvit_jax.bin import observation_report, observation_run
 

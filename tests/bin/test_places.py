@@ -24,6 +24,7 @@ CODE = "import sys; from lvit_jax.bin import app\ntry: app.lvit(sys.argv[1:])\nf
         (["embed", "--workdir=none", "--out=new.npz"], "none is not the folder of a run"),
         (["embed", "--workdir=run", "--out=text/new.npz"], "text is a file, and not a folder"),
         (["train", "--workdir=text", "--config=demo/mae"], "--workdir=text: "),
+        (["observation", "--workdir=text/new"], "--workdir=text/new: "),
         (["eval_robustness", "--workdir=run", "--source=imagenet_a", "--out=text/new"], "text is a file"),
     ],
 )

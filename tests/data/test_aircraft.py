@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lvit_jax.data.image import decode
+from lvit_jax.data.prepared import prepare
 from lvit_jax.data.records import open_tfds, split_names
 from lvit_jax.errors import InputError
 
@@ -98,3 +99,17 @@ def test_a_broken_archive_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"cannot prepare fgvc_aircraft.*fgvc-aircraft-2013b\.tar\.gz") as error:
         open_tfds("fgvc_aircraft", "train", str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("fgvc_aircraft", r"put fgvc-aircraft-2013b.tar.gz \(from www.robots.ox.ac.uk/.*\) into .*downloads/manual"),
+        ("imagenet_c", "prepared in parts; name one: imagenet_c/noise, imagenet_c/"),
+        ("imagenet_c/noise", r"put noise.tar \(from zenodo.org"),
+        ("folder:/my/images", "needs no preparing"),
+    ],
+)
+def test_prepare_says_what_is_missing(tmp_path, name, words):
+    with pytest.raises(InputError, match=words):
+        prepare(name, str(tmp_path))
