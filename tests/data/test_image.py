@@ -150,6 +150,7 @@ def test_crops_are_distributed_as_torchvisions(shape):
     draws = tf.random.stateless_uniform([10_000, 22], [1, 2])
     ours = tf.map_fn(window, draws, fn_output_signature=tf.int32).numpy()
     image = Image.new("L", shape[::-1])
+    torch.manual_seed(0)  # a p-value is below its limit once in a thousand draws
     theirs = np.array([transforms.RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(10_000)])
     assert (ours[:, :2] >= 0).all() and (ours[:, 0] + ours[:, 2] <= shape[0]).all()
     assert (ours[:, 1] + ours[:, 3] <= shape[1]).all()
