@@ -191,7 +191,10 @@ def test_the_archive_of_a_data_set_of_ours_is_named_too(tmp_path):
     patient = Patient(config("transfer/aircraft", f"--config.data.data_dir={tmp_path}"), None)
     fix = doctor_places.check_data(patient).fix
     place = tmp_path / "downloads" / "manual"
-    assert "put fgvc-aircraft-2013b.tar.gz (from www.robots.ox.ac.uk" in fix and f"into {place}, then the next command prepares it" in fix
+    assert (
+        "put fgvc-aircraft-2013b.tar.gz (from www.robots.ox.ac.uk" in fix
+        and f"into {place}, then the next command prepares it" in fix
+    )
 
 
 def folder(root, count):
