@@ -81,7 +81,7 @@ def test_four_devices_count_as_one():
     code = """
 import sys; sys.path.insert(0, sys.argv[1])
 import jax, pytest
-from test_classify import OBJECTIVE, answers, make_classify, padded
+from test_classify_figures import OBJECTIVE, answers, make_classify, padded
 from lvit_jax.training import mesh as mesh_lib
 mesh, batches = mesh_lib.make_mesh(), list(padded(*answers(), 16))
 one = make_classify(OBJECTIVE)({}, None, batches)
