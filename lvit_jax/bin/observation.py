@@ -59,6 +59,8 @@ def _check(plan: Plan) -> None:
     for flag, value, least in (("steps", plan.steps, 4), ("labels", plan.labels[0], 1), ("seeds", plan.seeds, 1)):
         if value < least:
             raise InputError(f"--{flag}={value}; the least is {least}")
+    if (plan.root / "config.json").exists():
+        raise InputError(f"--workdir={plan.root} holds another run; name a folder of its own")
     for step in all_steps(plan):
         if step.binary == "train":
             parser = flags.Parser("train", "")

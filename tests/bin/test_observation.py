@@ -77,6 +77,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, flag, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_folder_of_another_run_is_refused(tmp_path):
+    write_record(tmp_path, {"kind": "run"})
+    with pytest.raises(InputError, match="holds another run"):
+        observation.main([f"--workdir={tmp_path}"])
+
+
 def d2_config(tmp_path, width):
     """A D² config whose teacher is a workdir that has a record and no weights."""
     teacher = flags.override(flags.load_config("demo/teacher"), [f"--config.model.width={width}"])
