@@ -24,7 +24,7 @@ test: $(VENV)/dev.stamp lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 # Whole models compiled for TPU slices: many minutes and some GB. The tests compile the same with two blocks.
 plan-check: $(VENV)/dev.stamp
